@@ -1,0 +1,576 @@
+"""One request and its response: what a handler can say about it, and the context variable that finds it."""
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
+
+from postresponse.core.lifecycle import (
+    MOVES,
+    Action,
+    CommitPoint,
+    Event,
+    Moments,
+    Outcome,
+    State,
+    UnitState,
+    ending_of,
+)
+from postresponse.core.policy import CommitPolicy, Head, Verdict, below_400, is_transient, never_ends, verdict_of
+from postresponse.core.settings import Settings, check_callback
+from postresponse.exceptions import (
+    CommitInDoubt,
+    ConfigurationError,
+    MessageOrderError,
+    NoExchange,
+    NoUnitOfWork,
+    ResponseStarted,
+)
+
+__all__ = ["KEY", "Exchange", "Failure", "commit_policy", "current_exchange", "doom", "force_commit"]
+
+KEY: Final = "postresponse.exchange"
+"""Where the exchange is found in an ASGI scope and in a WSGI environ."""
+
+logger: Final = logging.getLogger("postresponse")
+access: Final = logging.getLogger("postresponse.access")
+
+_current: Final[ContextVar["Exchange | None"]] = ContextVar("postresponse_exchange", default=None)
+
+Stage = Literal[
+    "begin",
+    "on_start",
+    "commit_if",
+    "overflow",
+    "no end",
+    "before_commit",
+    "commit",
+    "after_commit",
+    "after_rollback",
+    "on_finished",
+    "on_commit_failed",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Something that failed around a response: what `error_response`, `on_commit_failed` and `on_error` receive.
+
+    Attributes:
+        exchange: The exchange that it happened in.
+        stage: Where it happened.
+        exception: What was raised.
+        transient: Whether the same request may succeed when it is sent again.
+        unknown: Whether nobody knows if the transaction committed.
+    """
+
+    exchange: "Exchange"
+    stage: Stage
+    exception: BaseException
+    transient: bool
+    unknown: bool = False
+
+    @property
+    def status(self) -> int:
+        """The status of the default error response: 503 where it is worth trying again or the end is unknown."""
+        return 503 if self.transient or self.unknown else 500
+
+
+class Exchange:
+    """One request and its response, from the moment that the request reached the middleware.
+
+    A handler gets it from `current_exchange()`, or from the scope or environ under `"postresponse.exchange"`. What a
+    call would change must not have left yet: one that comes too late raises `ResponseStarted`.
+    """
+
+    __slots__ = (
+        "_after_commit",
+        "_after_rollback",
+        "_before_commit",
+        "_began",
+        "_body_sent",
+        "_bytes",
+        "_counted",
+        "_decided",
+        "_declared",
+        "_drained",
+        "_exception",
+        "_failure",
+        "_head_sent",
+        "_headers",
+        "_left",
+        "_moves",
+        "_needs_no_body",
+        "_on_finished",
+        "_on_start",
+        "_policy",
+        "_raised",
+        "_scope",
+        "_settings",
+        "_settled",
+        "_settling",
+        "_state",
+        "_status",
+        "_unit",
+        "_unit_ended",
+        "_unit_state",
+        "_units",
+        "_verdict",
+    )
+
+    def __init__(self, settings: Settings, scope: Any, began: int) -> None:
+        self._settings = settings
+        self._scope = scope
+        self._began = began
+        self._state = State.PENDING
+        self._moves = MOVES[settings.point]
+        self._policy: CommitPolicy | None = None
+        self._unit: Any = None
+        self._units: dict[object, Any] | None = None
+        self._unit_state = UnitState.NONE
+        self._unit_ended = False
+        self._verdict: Verdict | None = None
+        self._status: int | None = None
+        self._headers: list[tuple[str, str]] | None = None
+        self._declared: int | None = None
+        self._needs_no_body = False
+        self._bytes = 0
+        self._counted = True
+        self._left = False
+        self._raised = False
+        self._exception: BaseException | None = None
+        self._failure: Failure | None = None
+        self._drained: bool | None = None
+        self._decided: int | None = None
+        self._settling: int | None = None
+        self._settled: int | None = None
+        self._head_sent: int | None = None
+        self._body_sent: int | None = None
+        self._on_start: list[Callable[[Exchange], Any]] | None = None
+        self._before_commit: list[Callable[[], Any]] | None = None
+        self._after_commit: list[Callable[[], Any]] | None = None
+        self._after_rollback: list[Callable[[], Any]] | None = None
+        self._on_finished: list[Callable[[Outcome], Any]] | None = None
+
+    # -- what a handler sees ------------------------------------------------------------------------------------
+
+    @property
+    def scope(self) -> Any:
+        """The ASGI scope or WSGI environ of the request; empty once the exchange is over."""
+        return self._scope
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt at the request, from 1."""
+        return 1
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether the request is not run again, whatever happens."""
+        return True
+
+    @property
+    def state(self) -> str:
+        """Where the response stands, in words: pending, decided, sending, sent, replaced or over."""
+        return self._state.words
+
+    @property
+    def unit_of_work(self) -> UnitState:
+        """How the unit of work ended; `none` as long as it has not."""
+        return self._unit_state
+
+    @property
+    def status(self) -> int | None:
+        """The status code of the response, once known; an `on_start` hook may set it."""
+        return self._status
+
+    @status.setter
+    def status(self, status: int) -> None:
+        self._in_time("setting the status", State.READY, "do it in an on_start hook")
+        if isinstance(status, bool) or not isinstance(status, int) or not 100 <= status <= 599:
+            raise ValueError(f"status: expected a code from 100 to 599, found {status!r}")
+        self._status = status
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers of the response as names and values, in order; an `on_start` hook may change the list.
+
+        Raises:
+            NoExchange: The application has not given them yet.
+        """
+        if self._headers is None:
+            if self._status is None:
+                raise NoExchange("the response has no headers yet; register an on_start hook, which runs when it has")
+            self._headers = self._read_headers()
+        return self._headers
+
+    @property
+    def policy(self) -> CommitPolicy:
+        """When and whether this request's unit of work commits; may be set until the head leaves.
+
+        Raises:
+            ResponseStarted: Set after the head has left, or while the unit of work is being ended.
+        """
+        if self._policy is None:
+            chosen = self._settings.choose_policy(self._scope) if self._settings.choose_policy else None
+            self._policy = CommitPolicy.of(chosen, self._settings.policy)
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: CommitPolicy | str) -> None:
+        self._in_time("setting the commit policy", State.DECIDED, "set it in the view, before it answers")
+        self._policy = CommitPolicy.of(policy, self._settings.policy)
+        if self._unit is not None:
+            self._moves = MOVES[self._policy.point]
+
+    def on_start(self, callback: Callable[["Exchange"], Any]) -> None:
+        """Call *callback* with this exchange when the head is known and about to leave, before any commit.
+
+        It may change `status` and `headers`. Last registered first, each once. One that raises is like an error of the
+        application: roll back, and a 500 instead of the response.
+
+        Raises:
+            ResponseStarted: The head has left or is being decided.
+            ConfigurationError: *callback* is not a function, or async under WSGI.
+        """
+        check_callback("on_start", callback, is_async=self._settings.is_async)
+        self._in_time("on_start()", State.DECIDED, "register it before the response starts")
+        if self._on_start is None:
+            self._on_start = []
+        self._on_start.append(callback)
+
+    def before_commit(self, callback: Callable[[], Any]) -> None:
+        """Call *callback* right before the commit, inside the transaction, in the order of registration.
+
+        Not called for a rollback. One that raises is like a failed commit: roll back, and an error response where
+        nothing has left.
+
+        Raises:
+            ResponseStarted: The unit of work is being ended or has ended.
+            NoUnitOfWork: The middleware only observes.
+            ConfigurationError: *callback* is not a function, or async under WSGI.
+        """
+        self._check_unit_hook("before_commit", callback)
+        if self._before_commit is None:
+            self._before_commit = []
+        self._before_commit.append(callback)
+
+    def after_commit(self, callback: Callable[[], Any]) -> None:
+        """Call *callback* once the unit of work has committed, in the order of registration.
+
+        It runs in the request's own flow, in head and buffered mode before the response leaves: keep it short. One that
+        raises is logged, the others run, and the response stands.
+
+        Raises:
+            ResponseStarted: The unit of work is being ended or has ended.
+            NoUnitOfWork: The middleware only observes.
+            ConfigurationError: *callback* is not a function, or async under WSGI.
+        """
+        self._check_unit_hook("after_commit", callback)
+        if self._after_commit is None:
+            self._after_commit = []
+        self._after_commit.append(callback)
+
+    def after_rollback(self, callback: Callable[[], Any]) -> None:
+        """Call *callback* once the unit of work was rolled back, also after a failed commit; else as `after_commit`."""
+        self._check_unit_hook("after_rollback", callback)
+        if self._after_rollback is None:
+            self._after_rollback = []
+        self._after_rollback.append(callback)
+
+    def on_finished(self, callback: Callable[[Outcome], Any]) -> None:
+        """Call *callback* with the `Outcome` once per exchange, whatever happened; last registered first.
+
+        One that raises is logged and the others run. Under WSGI the server's next request on the connection waits for
+        it: keep it short.
+
+        Raises:
+            ResponseStarted: The exchange is over.
+            ConfigurationError: *callback* is not a function, or async under WSGI.
+        """
+        check_callback("on_finished", callback, is_async=self._settings.is_async)
+        self._in_time("on_finished()", State.REPLACED, "register it while the request is handled")
+        if self._on_finished is None:
+            self._on_finished = []
+        self._on_finished.append(callback)
+
+    def doom(self, reason: str = "") -> None:
+        """Roll back whatever the status says; the response itself stands. A later `force_commit` takes it back.
+
+        Args:
+            reason: Said in the log.
+
+        Raises:
+            ResponseStarted: The unit of work is being ended or has ended.
+        """
+        self._check_undecided("doom()")
+        self._verdict = Verdict.ROLL_BACK
+        logger.debug("%s: doomed: %s", self.route, reason or "no reason given")
+
+    def force_commit(self) -> None:
+        """Commit whatever the status says, unless the application raises. A later `doom` takes it back.
+
+        Raises:
+            ResponseStarted: The unit of work is being ended or has ended.
+        """
+        self._check_undecided("force_commit()")
+        self._verdict = Verdict.COMMIT
+
+    @property
+    def route(self) -> str:
+        """Method and route, for a log line: the route's template where the framework says it, else the path."""
+        return route_of(self._scope)
+
+    @property
+    def units(self) -> dict[object, Any]:
+        """The units of work that ready-made factories made for this exchange, by factory."""
+        if self._units is None:
+            self._units = {}
+        return self._units
+
+    # -- what is in time ----------------------------------------------------------------------------------------
+
+    def _in_time(self, call: str, last: State, way_out: str) -> None:
+        if self._state > last:
+            raise ResponseStarted(call, self.state, way_out)
+
+    def _check_undecided(self, call: str) -> None:
+        if self._settling is not None or self._state is State.OVER:
+            raise ResponseStarted(call, self.state, "call it before the unit of work ends")
+
+    def _check_unit_hook(self, name: str, callback: Any) -> None:
+        check_callback(name, callback, is_async=self._settings.is_async)
+        if self._unit is None:
+            raise NoUnitOfWork(
+                f"{name}() needs a unit of work, and this middleware only observes; "
+                "give it unit_of_work=, or use on_finished()"
+            )
+        self._check_undecided(f"{name}()")
+
+    # -- what the adapters and the settlement drive -------------------------------------------------------------
+
+    def _advance(self, event: Event) -> Action:
+        """Take *event* through the table and return what is to be done."""
+        try:
+            self._state, action = self._moves[self._state][event]
+        except KeyError:
+            raise MessageOrderError(_out_of_order(event, self._state)) from None
+        return action
+
+    def _adopt(self, settings: Settings) -> None:
+        """Take over the options of a middleware further in, which has a unit of work where this one has none."""
+        self._settings = settings
+        self._moves = MOVES[self.policy.point]
+
+    def _begin(self, unit: Any) -> None:
+        self._unit = unit
+        self._moves = MOVES[self.policy.point]
+
+    def _read_headers(self) -> list[tuple[str, str]]:
+        """Return the headers that the application gave; each protocol writes them its own way."""
+        return []
+
+    def _head(self) -> Head | None:
+        return None if self._status is None else Head(self._status, tuple(self.headers))
+
+    def _streams(self) -> None:
+        """Fall back from buffered to head where the response has no end to wait for, or the policy says so."""
+        policy, head = self.policy, self._head()
+        if policy.point is not CommitPoint.BUFFERED or head is None:
+            return
+        if never_ends(head) or (policy.stream_if is not None and policy.stream_if(head)):
+            self._moves = MOVES[CommitPoint.HEAD]
+            if _first_time(self.route):
+                logger.info("%s: streams, so its unit of work commits at the head and not buffered", self.route)
+
+    def _limit(self, size: int) -> Action:
+        """Tell what becomes of a held body of *size* bytes: nothing, or what the policy says of one over its limit."""
+        policy = self.policy
+        if policy.max_body is None or size <= policy.max_body:
+            return Action.NOTHING
+        if policy.on_overflow == "error":
+            return self._advance(Event.OVERFLOW)
+        self._moves = MOVES[CommitPoint.HEAD]
+        return self._advance(Event.BODY)
+
+    def _judge(self) -> Verdict:
+        needs_headers = self.policy.commit_if is not below_400
+        head = self._head() if needs_headers or self._status is None else Head(self._status)
+        return verdict_of(
+            raised=self._raised,
+            wanted=self._verdict,
+            active=self._unit.active,
+            left=self._left,
+            policy=self.policy,
+            head=head,
+        )
+
+    def _fail(self, stage: Stage, exception: BaseException) -> Failure:
+        self._exception = exception
+        self._failure = Failure(
+            self, stage, exception, is_transient(exception), unknown=isinstance(exception, CommitInDoubt)
+        )
+        return self._failure
+
+    def _outcome(self, ended: int) -> Outcome:
+        """Tell how it ended; called once, when the state is `OVER`."""
+        taken = self._body_sent is not None
+        missing = self._declared is not None and not self._needs_no_body and self._bytes < self._declared
+        missing = missing and self._counted
+        ending = ending_of(
+            taken=taken,
+            raised=self._raised and not taken,
+            left=self._left,
+            missing=missing,
+            ended=taken or (not self._counted) or (self._declared is not None and not missing),
+        )
+        return Outcome(
+            ending=ending,
+            unit_of_work=self._unit_state,
+            status=self._status,
+            bytes_sent=self._bytes if self._counted else None,
+            exception=self._exception,
+            drained=self._drained,
+            attempt=self.attempt,
+            moments=Moments(
+                began=self._began,
+                decided=self._decided,
+                settling=self._settling,
+                settled=self._settled,
+                head_sent=self._head_sent,
+                body_sent=self._body_sent,
+                ended=ended,
+            ),
+        )
+
+    def _reported(self) -> bool:
+        """Whether anybody wants the outcome."""
+        return (
+            self._on_finished is not None or self._settings.on_finished is not None or access.isEnabledFor(logging.INFO)
+        )
+
+
+_EVENT_WORDS: Final = {
+    Event.START: "status and headers",
+    Event.RESTART: "new status and headers",
+    Event.BODY: "a part of the body",
+    Event.FINAL: "the end of the body",
+}
+
+
+def _out_of_order(event: Event, state: State) -> str:
+    said = _EVENT_WORDS.get(event, event.name.lower())
+    if state is State.PENDING:
+        way_out = "send http.response.start (WSGI: call start_response) first"
+    elif event is Event.START:
+        way_out = "a response has one head; to replace it after an error under WSGI pass exc_info"
+    else:
+        way_out = "wait for the previous send() to return"
+    return f"the application gave {said} while its response is {state.words}; {way_out}"
+
+
+def route_of(scope: Any) -> str:
+    """Name the route of a scope or environ for a log line."""
+    if not scope:
+        return "a finished request"
+    if "REQUEST_METHOD" in scope:
+        return f"{scope['REQUEST_METHOD']} {scope.get('SCRIPT_NAME', '')}{scope.get('PATH_INFO', '')}"
+    path = getattr(scope.get("route"), "path", None) or scope.get("path", "")
+    return f"{scope.get('method', '')} {path}"
+
+
+_told: Final[set[str]] = set()
+
+
+def _first_time(route: str) -> bool:
+    """Whether *route* was not told of before; after a thousand of them (paths with ids) nothing is new."""
+    if route in _told or len(_told) >= 1000:
+        return False
+    _told.add(route)
+    return True
+
+
+def current_exchange() -> Exchange:
+    """Return the exchange of the request that is being handled.
+
+    Raises:
+        NoExchange: There is none: called outside of a request, or the middleware is not installed.
+    """
+    exchange = _current.get()
+    if exchange is None:
+        raise NoExchange(
+            "there is no current exchange: call it while a request is handled, and wrap the application in "
+            "postresponse.asgi.PostResponseMiddleware or postresponse.wsgi.PostResponseMiddleware"
+        )
+    return exchange
+
+
+def doom(reason: str = "") -> None:
+    """Roll back the current request's unit of work whatever the status says; see `Exchange.doom`."""
+    current_exchange().doom(reason)
+
+
+def force_commit() -> None:
+    """Commit the current request's unit of work whatever the status says; see `Exchange.force_commit`."""
+    current_exchange().force_commit()
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@overload
+def commit_policy(
+    at: CommitPolicy | Literal["head", "buffered", "after_send"], /
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+@overload
+def commit_policy(**changes: Any) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def commit_policy(at: Any = None, /, **changes: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Give a view its own `CommitPolicy`: a whole one, the name of a commit point, or single options changed.
+
+    The view may be sync or async. The policy is set each time that the view is called, so that of two decorated
+    functions that call each other the inner one wins.
+
+    Raises:
+        ConfigurationError: An option that does not exist, or a value that it cannot have.
+
+    Example:
+        >>> @commit_policy("buffered", max_memory=65536)
+        ... def report(): ...
+    """
+    if isinstance(at, str):
+        changes = {"at": at, **changes}
+    elif at is not None and not isinstance(at, CommitPolicy):
+        raise ConfigurationError(
+            f"commit_policy() takes a CommitPolicy, the name of a commit point or its options, found {at!r}"
+        )
+    whole = at if isinstance(at, CommitPolicy) else None
+    (whole or CommitPolicy()).but(changes)
+
+    def apply() -> None:
+        exchange = current_exchange()
+        exchange.policy = (whole or exchange.policy).but(changes)
+
+    def decorate(view: Callable[P, R]) -> Callable[P, R]:
+        if not callable(view):
+            raise TypeError(f"commit_policy() decorates a view, found {view!r}")
+        if inspect.iscoroutinefunction(view):
+
+            @functools.wraps(view)
+            async def awaited(*args: P.args, **kwargs: P.kwargs) -> Any:
+                apply()
+                return await view(*args, **kwargs)
+
+            return cast("Callable[P, R]", awaited)
+
+        @functools.wraps(view)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            apply()
+            return view(*args, **kwargs)
+
+        return called
+
+    return decorate

@@ -1,0 +1,206 @@
+"""When to commit, and whether: `CommitPolicy`, and the order of the rules."""
+
+import difflib
+import enum
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, Literal
+
+from postresponse.core.lifecycle import CommitPoint
+from postresponse.exceptions import ConfigurationError
+
+__all__ = ["CommitPolicy", "Head", "Verdict", "did_you_mean", "is_transient", "never_ends", "verdict_of"]
+
+MiB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Status and headers of a response, as a policy sees them.
+
+    Attributes:
+        status: The status code.
+        headers: Names and values, in order; names as the application wrote them.
+    """
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """Return the first value of the header *name*, whatever its case."""
+        wanted = name.lower()
+        return next((value for key, value in self.headers if key.lower() == wanted), default)
+
+
+def below_400(head: Head) -> bool:
+    """Commit below 400: a redirect commits (post/redirect/get), an error does not."""
+    return head.status < 400
+
+
+@dataclass(frozen=True, slots=True)
+class CommitPolicy:
+    """When the unit of work ends relative to the response, and whether it commits.
+
+    Args:
+        at: `"head"` commits when the head is about to leave, `"buffered"` when the whole body is known and held,
+            `"after_send"` after the server took the last byte.
+        commit_if: Receives the `Head`; True commits. Asked only where no stronger rule applies: an exception, `doom`,
+            `force_commit`, a unit of work that the handler ended. One that raises rolls back and answers 500.
+        stream_if: Receives the `Head` of a response in buffered mode; True lets it fall back to `"head"`. Content types
+            that never end (`text/event-stream`, `multipart/x-mixed-replace`) always do.
+        on_disconnect: Whether a client that left before the decision changes it: `"commit"` (no) or `"rollback"`.
+        on_overflow: What happens to a held body over *max_body*: `"error"` rolls back and answers 500, `"head"`
+            commits and streams from there on.
+        max_memory: Bytes of a held body kept in memory; the rest goes to a temporary file.
+        max_body: Bytes of a held body at most; None for no limit.
+
+    Raises:
+        ConfigurationError: A value is not one of those.
+
+    Example:
+        >>> CommitPolicy(at="buffered", commit_if=lambda head: head.status < 300).at.value
+        'buffered'
+    """
+
+    at: CommitPoint | Literal["head", "buffered", "after_send"] = CommitPoint.HEAD
+    commit_if: Callable[[Head], object] = below_400
+    stream_if: Callable[[Head], object] | None = None
+    on_disconnect: Literal["commit", "rollback"] = "commit"
+    on_overflow: Literal["error", "head"] = "error"
+    max_memory: int = MiB
+    max_body: int | None = 64 * MiB
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "at", CommitPoint(_one_of("at", self.at, [point.value for point in CommitPoint])))
+        _one_of("on_disconnect", self.on_disconnect, ["commit", "rollback"])
+        _one_of("on_overflow", self.on_overflow, ["error", "head"])
+        _callable("commit_if", self.commit_if)
+        if self.stream_if is not None:
+            _callable("stream_if", self.stream_if)
+        _positive("max_memory", self.max_memory)
+        if self.max_body is not None:
+            _positive("max_body", self.max_body)
+
+    @property
+    def point(self) -> CommitPoint:
+        """*at*, as the enum."""
+        return CommitPoint(self.at)
+
+    def but(self, changes: dict[str, Any]) -> "CommitPolicy":
+        """Return this policy with *changes*; a name that no option has is refused with the nearest one."""
+        unknown(changes, [field.name for field in fields(self)], "CommitPolicy")
+        return replace(self, **changes)
+
+    @classmethod
+    def of(cls, short: object, otherwise: "CommitPolicy | None" = None) -> "CommitPolicy":
+        """Return the policy that *short* stands for: a policy, the name of a commit point, or None for *otherwise*."""
+        if isinstance(short, CommitPolicy):
+            return short
+        if short is None:
+            return otherwise or DEFAULT_POLICY
+        if isinstance(short, str):
+            return (otherwise or DEFAULT_POLICY).but({"at": short})
+        raise ConfigurationError(
+            f"commit: expected 'head', 'buffered', 'after_send' or a CommitPolicy, found {short!r}"
+        )
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """Say which of *known* was probably meant, and all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{hint} (there are: {', '.join(names)})"
+
+
+def unknown(options: Iterable[str], known: Iterable[str], owner: str) -> None:
+    """Refuse an option that *owner* does not have."""
+    names = list(known)
+    for name in options:
+        if name not in names:
+            raise ConfigurationError(f"{owner} has no option {name!r}{did_you_mean(name, names)}")
+
+
+def _one_of(name: str, found: object, known: list[str]) -> str:
+    if isinstance(found, str) and found in known:
+        return found
+    if not isinstance(found, str):
+        raise ConfigurationError(f"{name}: expected one of {', '.join(map(repr, known))}, found {found!r}")
+    raise ConfigurationError(f"{name}: there is no {found!r}{did_you_mean(found, known)}")
+
+
+def _callable(name: str, found: object) -> None:
+    if not callable(found):
+        raise ConfigurationError(f"{name}: expected a function, found {found!r}")
+
+
+def _positive(name: str, found: object) -> None:
+    if isinstance(found, bool) or not isinstance(found, int) or found <= 0:
+        raise ConfigurationError(f"{name}: expected a number of bytes above zero, found {found!r}")
+
+
+DEFAULT_POLICY: Final = CommitPolicy()
+
+_NEVER_END: Final = ("text/event-stream", "multipart/x-mixed-replace")
+
+
+def never_ends(head: Head) -> bool:
+    """Tell whether a response of this content type has no end that could be waited for."""
+    content_type = head.get("content-type", "") or ""
+    return content_type.partition(";")[0].strip().lower() in _NEVER_END
+
+
+class Verdict(enum.Enum):
+    """What becomes of a unit of work."""
+
+    COMMIT = "commit"
+    ROLL_BACK = "roll back"
+    LEAVE = "leave alone"
+
+
+def verdict_of(
+    *, raised: bool, wanted: Verdict | None, active: bool, left: bool, policy: CommitPolicy, head: Head | None
+) -> Verdict:
+    """Decide by the first rule that applies.
+
+    1. The application raised, or never gave a head: roll back.
+    2. `doom` or `force_commit` was called (the last call is *wanted*): as it says.
+    3. The handler ended the unit of work itself: leave it alone.
+    4. The client left and the policy says `on_disconnect="rollback"`: roll back.
+    5. The policy's `commit_if`; what it raises goes to the caller.
+    """
+    if raised or head is None:
+        return Verdict.ROLL_BACK
+    if wanted is not None:
+        return wanted
+    if not active:
+        return Verdict.LEAVE
+    if left and policy.on_disconnect == "rollback":
+        return Verdict.ROLL_BACK
+    return Verdict.COMMIT if policy.commit_if(head) else Verdict.ROLL_BACK
+
+
+def is_transient(error: BaseException | None) -> bool:
+    """Tell whether the database refused for a reason that is gone on the next try.
+
+    SQLSTATE class 40 (serialization failure, deadlock), MySQL 1205 and 1213, SQLite busy and locked; looked for on the
+    error, on the driver's error behind it (SQLAlchemy's `orig`) and along its causes.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if _transient(error):
+            return True
+        error = getattr(error, "orig", None) or error.__cause__ or error.__context__
+    return False
+
+
+def _transient(error: BaseException) -> bool:
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    if isinstance(state, str) and state.startswith("40"):
+        return True
+    code = getattr(error, "sqlite_errorcode", None)
+    if isinstance(code, int):
+        return code & 0xFF in (5, 6)  # SQLITE_BUSY, SQLITE_LOCKED
+    first = error.args[0] if error.args else None
+    return first in (1205, 1213) and not isinstance(error, OSError)

@@ -1,0 +1,173 @@
+"""What one middleware was told, checked once at construction; the same for both protocols."""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from postresponse.core.lifecycle import CommitPoint
+from postresponse.core.policy import CommitPolicy, unknown
+from postresponse.exceptions import ConfigurationError, WrongApplication
+
+__all__ = ["Settings", "check_application", "check_callback"]
+
+OPTIONS: Final = (
+    "unit_of_work",
+    "commit",
+    "error_response",
+    "on_commit_failed",
+    "on_finished",
+    "on_error",
+    "cleanup_timeout",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Settings:
+    """The options of one middleware.
+
+    Args:
+        is_async: Whether the middleware speaks ASGI; then callbacks and units of work may be awaitable.
+        clock: Monotonic nanoseconds.
+    """
+
+    is_async: bool
+    clock: Callable[[], int]
+    unit_of_work: Callable[[Any], Any] | None
+    policy: CommitPolicy
+    choose_policy: Callable[[Any], object] | None
+    error_response: Callable[[Any], Any] | None
+    on_commit_failed: Callable[[Any], Any] | None
+    on_finished: Callable[[Any], Any] | None
+    on_error: Callable[[Any], Any] | None
+    cleanup_timeout: float
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        is_async: bool,
+        clock: Callable[[], int],
+        unit_of_work: Any,
+        commit: Any,
+        error_response: Any,
+        on_commit_failed: Any,
+        on_finished: Any,
+        on_error: Any,
+        cleanup_timeout: Any,
+        others: dict[str, Any],
+    ) -> "Settings":
+        """Check every option and return them.
+
+        Raises:
+            ConfigurationError: An option is unknown, or has a value that it cannot have.
+            WrongApplication: An async unit of work or callback was given to the WSGI middleware.
+        """
+        unknown(others, OPTIONS, "PostResponseMiddleware")
+        for name, callback in (
+            ("error_response", error_response),
+            ("on_commit_failed", on_commit_failed),
+            ("on_finished", on_finished),
+            ("on_error", on_error),
+        ):
+            if callback is not None:
+                check_callback(name, callback, is_async=is_async)
+        if unit_of_work is None:
+            if commit is not None:
+                raise ConfigurationError(
+                    f"commit={commit!r} has nothing to commit: give unit_of_work= as well, or neither to observe only"
+                )
+        else:
+            _check_factory(unit_of_work, is_async=is_async)
+        if isinstance(cleanup_timeout, bool) or not isinstance(cleanup_timeout, int | float):
+            raise ConfigurationError(f"cleanup_timeout: expected seconds as a number, found {cleanup_timeout!r}")
+        if not 0 < cleanup_timeout < math.inf:
+            raise ConfigurationError(f"cleanup_timeout: expected seconds above zero, found {cleanup_timeout!r}")
+        choose = commit if callable(commit) and not isinstance(commit, CommitPolicy) else None
+        return cls(
+            is_async=is_async,
+            clock=clock,
+            unit_of_work=unit_of_work,
+            policy=CommitPolicy.of(None if choose else commit),
+            choose_policy=choose,
+            error_response=error_response,
+            on_commit_failed=on_commit_failed,
+            on_finished=on_finished,
+            on_error=on_error,
+            cleanup_timeout=float(cleanup_timeout),
+        )
+
+    @property
+    def point(self) -> CommitPoint:
+        """The commit point of a request that says nothing itself."""
+        return self.policy.point if self.unit_of_work is not None else CommitPoint.AFTER_SEND
+
+
+def _check_factory(factory: Any, *, is_async: bool) -> None:
+    if inspect.iscoroutine(factory):
+        factory.close()
+        raise ConfigurationError("unit_of_work: expected a function, found a coroutine object")
+    if not callable(factory):
+        raise ConfigurationError(
+            f"unit_of_work: expected a function that makes one from the exchange, found {factory!r}"
+        )
+    if inspect.iscoroutinefunction(factory):
+        raise ConfigurationError(
+            "unit_of_work: expected a plain function, found an async one; open what takes time in begin()"
+        )
+    if not is_async and getattr(factory, "is_async", False):
+        raise WrongApplication(
+            f"unit_of_work: {type(factory).__name__} is async and cannot run under WSGI; use its sync twin"
+        )
+
+
+def check_callback(name: str, callback: Any, *, is_async: bool) -> None:
+    """Refuse what cannot be called here.
+
+    Raises:
+        ConfigurationError: *callback* is no function, or a coroutine object (which is closed), or async under WSGI.
+    """
+    if inspect.iscoroutine(callback):
+        callback.close()
+        raise ConfigurationError(f"{name}: expected a function, found a coroutine object; give the function itself")
+    if not callable(callback):
+        raise ConfigurationError(f"{name}: expected a function, found {callback!r}")
+    if not is_async and (inspect.iscoroutinefunction(callback) or inspect.isasyncgenfunction(callback)):
+        raise ConfigurationError(f"{name}: {callback!r} is async, and there is no event loop under WSGI")
+
+
+_PROTOCOLS: Final = {3: ("ASGI", "scope, receive and send", "asgi"), 2: ("WSGI", "environ and start_response", "wsgi")}
+
+
+def check_application(app: Any, arguments: int) -> None:
+    """Refuse what is no application of the protocol that calls it with so many *arguments*, as far as can be told.
+
+    Raises:
+        WrongApplication: *app* cannot be called that way.
+    """
+    protocol, names, _ = _PROTOCOLS[arguments]
+    if not callable(app):
+        raise WrongApplication(f"app: expected {'an' if arguments == 3 else 'a'} {protocol} application, found {app!r}")
+    try:
+        signature = inspect.signature(app)
+    except (TypeError, ValueError):
+        return
+    if _takes(signature, arguments):
+        return
+    name = getattr(app, "__name__", None) or type(app).__name__
+    other, _, module = _PROTOCOLS[5 - arguments]
+    if _takes(signature, 5 - arguments):
+        raise WrongApplication(
+            f"app: {name} takes {5 - arguments} arguments, as {other} applications do; "
+            f"use postresponse.{module}.PostResponseMiddleware"
+        )
+    raise WrongApplication(f"app: {name}{signature} cannot be called with {names}")
+
+
+def _takes(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True

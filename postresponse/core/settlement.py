@@ -1,0 +1,274 @@
+"""How a unit of work begins and ends, and in which order the hooks run: written once, for both kinds of caller.
+
+Each function is a generator of `Step`s. A shell performs a step (calls it, awaits it, sends it to a thread), hands the
+result back, or throws what it raised. The generator's return value is the `Event` for the table.
+"""
+
+import inspect
+import logging
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple, TypeVar
+
+from postresponse.core.exchange import Exchange, Failure, Stage, access, logger
+from postresponse.core.lifecycle import Event, UnitState
+from postresponse.core.policy import Verdict
+from postresponse.exceptions import BodyTooLarge, CommitInDoubt, MessageOrderError, UnitOfWorkError, WrongApplication
+
+__all__ = ["Step", "Steps", "finish", "open_unit", "refuse", "run_start_hooks", "settle"]
+
+T = TypeVar("T")
+
+
+class Step(NamedTuple):
+    """One thing to be done by the shell.
+
+    Attributes:
+        call: What to call.
+        args: With what.
+        of_unit: True for a method of the unit of work, which may have to run on a thread; False for a hook.
+        limit: Seconds it may take; None for as long as it takes.
+    """
+
+    call: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    of_unit: bool = False
+    limit: float | None = None
+
+
+Steps = Generator[Step, Any, T]
+
+# What ends a process or a task and is never swallowed; cancellation errors are no `Exception` on any event loop.
+_ERRORS = (Exception, SystemExit)
+
+
+def open_unit(exchange: Exchange) -> Steps[bool]:
+    """Make the unit of work and begin it; False if the application must not run, and the failure is told."""
+    settings = exchange._settings
+    unit = None
+    try:
+        assert settings.unit_of_work is not None
+        unit = settings.unit_of_work(exchange)
+        if unit is None:
+            raise UnitOfWorkError("unit_of_work: the factory returned None; it has to return a unit of work")
+        for name in ("begin", "commit", "rollback", "close", "active"):
+            if not hasattr(unit, name):
+                raise UnitOfWorkError(f"unit_of_work: {unit!r} has no {name}; a unit of work needs it")
+        if not settings.is_async and inspect.iscoroutinefunction(unit.commit):
+            raise WrongApplication(f"unit_of_work: {type(unit).__name__} is async and cannot run under WSGI")
+        exchange._begin(unit)
+        if _touched(unit):
+            yield Step(unit.begin, of_unit=True)
+    except _ERRORS as error:
+        failure = exchange._fail("begin", error)
+        logger.error("%s: the unit of work could not begin", exchange.route, exc_info=error)
+        if exchange._unit is not None:
+            exchange._unit_state = UnitState.ROLLED_BACK
+            yield from _close(exchange)
+        yield from _tell(exchange, failure)
+        return False
+    return True
+
+
+def run_start_hooks(exchange: Exchange) -> Steps[bool]:
+    """Run the start hooks, last registered first; False if one failed, and the client gets an error response."""
+    hooks, exchange._on_start = exchange._on_start, None
+    for hook in reversed(hooks or ()):
+        try:
+            yield Step(hook, (exchange,))
+        except _ERRORS as error:
+            failure = exchange._fail("on_start", error)
+            logger.error("%s: an on_start hook failed", exchange.route, exc_info=error)
+            yield from _tell(exchange, failure)
+            return False
+    return True
+
+
+def settle(exchange: Exchange) -> Steps[Event]:
+    """End the unit of work by the rules, its hooks around it, its connection released."""
+    if not (yield from run_start_hooks(exchange)):
+        return (yield from _refused(exchange))
+    if exchange._unit is None:
+        return Event.SETTLED
+    exchange._settling = exchange._settings.clock()
+    try:
+        verdict = exchange._judge()
+    except _ERRORS as error:
+        failure = exchange._fail("commit_if", error)
+        logger.error("%s: commit_if failed", exchange.route, exc_info=error)
+        event = yield from _refused(exchange)
+        yield from _tell(exchange, failure)
+        return event
+    if verdict is Verdict.COMMIT:
+        return (yield from _commit(exchange))
+    if verdict is Verdict.ROLL_BACK:
+        logger.debug("%s: rolled back, status %s", exchange.route, exchange._status)
+        yield from _roll_back(exchange)
+    yield from _close(exchange)
+    yield from _after(exchange)
+    return Event.SETTLED
+
+
+def refuse(exchange: Exchange, event: Event) -> Steps[Event]:
+    """Roll back because the response cannot leave as it is: its held body is too large, or has no end."""
+    error: Exception
+    if event is Event.OVERFLOW:
+        error = BodyTooLarge(
+            f"the held body is over max_body={exchange.policy.max_body} bytes; raise the limit, set "
+            "on_overflow='head', or let this view commit at the head"
+        )
+    else:
+        error = MessageOrderError("the application returned without the end of its body")
+    failure = exchange._fail("overflow" if event is Event.OVERFLOW else "no end", error)
+    logger.error("%s: %s", exchange.route, error)
+    refused = yield from _refused(exchange)
+    yield from _tell(exchange, failure)
+    return refused
+
+
+def _refused(exchange: Exchange) -> Steps[Event]:
+    if exchange._unit is not None and not exchange._unit_ended:
+        exchange._settling = exchange._settling or exchange._settings.clock()
+        yield from _roll_back(exchange)
+        yield from _close(exchange)
+        yield from _after(exchange)
+    return Event.REFUSED
+
+
+def _commit(exchange: Exchange) -> Steps[Event]:
+    unit = exchange._unit
+    stage: Stage = "before_commit"
+    try:
+        for hook in exchange._before_commit or ():
+            yield Step(hook)
+        stage = "commit"
+        if _touched(unit):
+            yield Step(unit.commit, of_unit=True)
+        exchange._unit_state = UnitState.COMMITTED
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        failure = exchange._fail(stage, error)
+        yield from _roll_back(exchange)
+        exchange._unit_state = UnitState.UNKNOWN if isinstance(error, CommitInDoubt) else UnitState.FAILED
+        logger.error("%s: the unit of work could not commit", exchange.route, exc_info=error)
+        yield from _close(exchange)
+        yield from _after(exchange)
+        yield from _tell(exchange, failure, exchange._settings.on_commit_failed)
+        if not isinstance(error, _ERRORS):
+            raise
+        return Event.REFUSED
+    yield from _close(exchange)
+    yield from _after(exchange)
+    return Event.SETTLED
+
+
+def _roll_back(exchange: Exchange) -> Steps[None]:
+    """Roll back; a connection that does not is given up, and its server ends the transaction."""
+    exchange._unit_state = UnitState.ROLLED_BACK
+    if _touched(exchange._unit):
+        yield from _clean_up(exchange, exchange._unit.rollback, "roll back")
+
+
+def _close(exchange: Exchange) -> Steps[None]:
+    exchange._unit_ended = True
+    if _touched(exchange._unit):
+        yield from _clean_up(exchange, exchange._unit.close, "close")
+    exchange._settled = exchange._settings.clock()
+
+
+def _clean_up(exchange: Exchange, call: Callable[[], Any], what: str) -> Steps[None]:
+    limit = exchange._settings.cleanup_timeout
+    try:
+        yield Step(call, of_unit=True, limit=limit)
+    except _ERRORS as error:
+        logger.error("%s: the unit of work could not %s", exchange.route, what, exc_info=error)
+        give_up = getattr(exchange._unit, "invalidate", None)
+        if give_up is None:
+            return
+        try:
+            yield Step(give_up, of_unit=True, limit=limit)
+        except _ERRORS as second:
+            logger.error("%s: its connection could not be given up either", exchange.route, exc_info=second)
+
+
+def _after(exchange: Exchange) -> Steps[None]:
+    if exchange._unit_state is UnitState.COMMITTED:
+        yield from _run_all(exchange, "after_commit", exchange._after_commit, ())
+    elif exchange._unit_state in (UnitState.ROLLED_BACK, UnitState.FAILED):
+        yield from _run_all(exchange, "after_rollback", exchange._after_rollback, ())
+
+
+def finish(exchange: Exchange) -> Steps[None]:
+    """Settle what is open, clean up after late use, and report the outcome; the state is `OVER`."""
+    unit = exchange._unit
+    exchange._on_start = None
+    if unit is not None:
+        if not exchange._unit_ended:
+            # A rule that fails here, or a commit, is logged; there is no response left that it could change.
+            yield from settle(exchange)
+        elif getattr(unit, "touched", False):
+            yield from _end_late_use(exchange)
+    if not exchange._reported():
+        return
+    outcome = exchange._outcome(exchange._settings.clock())
+    hooks = list(reversed(exchange._on_finished or ()))
+    if exchange._settings.on_finished is not None:
+        hooks.append(exchange._settings.on_finished)
+    yield from _run_all(exchange, "on_finished", hooks, (outcome,))
+    if access.isEnabledFor(logging.INFO):
+        moments = outcome.moments
+        access.info(
+            "%s %s: %s, unit of work %s, head after %s ms, all after %s ms",
+            exchange.route,
+            outcome.status,
+            outcome.ending,
+            outcome.unit_of_work,
+            _milliseconds(moments.began, moments.head_sent),
+            _milliseconds(moments.began, moments.body_sent),
+        )
+
+
+def _milliseconds(began: int, ended: int | None) -> str:
+    return "-" if ended is None else f"{(ended - began) / 1e6:.1f}"
+
+
+def _end_late_use(exchange: Exchange) -> Steps[None]:
+    if exchange._unit.changed:
+        logger.warning(
+            "%s: late write: the unit of work was changed after it had ended; the change is rolled back. "
+            "Write before the response starts, or commit buffered or after_send",
+            exchange.route,
+        )
+    yield from _clean_up(exchange, exchange._unit.rollback, "roll back its late use")
+    yield from _clean_up(exchange, exchange._unit.close, "close after its late use")
+
+
+def _tell(exchange: Exchange, failure: Failure, callback: Callable[[Failure], Any] | None = None) -> Steps[None]:
+    """Hand *failure* to *callback*, or to `on_error`."""
+    callback = callback or (exchange._settings.on_error if failure.stage != "commit" else None)
+    if callback is not None:
+        try:
+            yield Step(callback, (failure,))
+        except _ERRORS as error:
+            logger.error("%s: %r failed", exchange.route, callback, exc_info=error)
+
+
+def _run_all(exchange: Exchange, stage: Stage, hooks: list[Any] | None, args: tuple[Any, ...]) -> Steps[None]:
+    """Run every hook whatever the others do; what ends a process or a task passes through once all have run."""
+    passing: BaseException | None = None
+    for hook in hooks or ():
+        try:
+            yield Step(hook, args)
+        except _ERRORS as error:
+            logger.error("%s: the %s hook %r failed", exchange.route, stage, hook, exc_info=error)
+            yield from _tell(exchange, Failure(exchange, stage, error, transient=False))
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 (raised below)
+            passing = passing or error
+    if passing is not None:
+        raise passing
+
+
+def _touched(unit: Any) -> bool:
+    return bool(getattr(unit, "touched", True))

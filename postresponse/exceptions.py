@@ -1,0 +1,101 @@
+"""Every error of the package; one leaf for each decision that a caller can take.
+
+PostResponseError
+├── ConfigurationError (ValueError)     an option is wrong: mend the line that the traceback names
+│   └── WrongApplication (TypeError)    the application, or the unit of work, speaks another protocol
+├── NoExchange (RuntimeError)           called outside of a request
+├── ResponseStarted (RuntimeError)      called too late: what it would have changed has left or was decided
+├── MessageOrderError (RuntimeError)    the application broke the order of its protocol
+├── InvalidHeader (ValueError)          a header that no server may send
+├── ResponseReplaced (OSError)          the application still streams a response that was replaced by an error
+└── UnitOfWorkError
+    ├── BodyTooLarge                    a held body went over the policy's limit
+    ├── NoUnitOfWork (RuntimeError)     there is no unit of work to hook into
+    ├── CommitRefused                   the transaction can only be rolled back
+    └── CommitInDoubt                   the connection was lost inside COMMIT: nobody knows
+"""
+
+__all__ = [
+    "BodyTooLarge",
+    "CommitInDoubt",
+    "CommitRefused",
+    "ConfigurationError",
+    "InvalidHeader",
+    "MessageOrderError",
+    "NoExchange",
+    "NoUnitOfWork",
+    "PostResponseError",
+    "ResponseReplaced",
+    "ResponseStarted",
+    "UnitOfWorkError",
+    "WrongApplication",
+]
+
+
+class PostResponseError(Exception):
+    """The base of every error that this package raises itself."""
+
+
+class ConfigurationError(PostResponseError, ValueError):
+    """An option was given a value that it cannot have; raised where it is given."""
+
+
+class WrongApplication(ConfigurationError, TypeError):
+    """An application or a unit of work speaks another protocol than the middleware around it."""
+
+
+class NoExchange(PostResponseError, RuntimeError):
+    """There is no current exchange: the call was made outside of a request, or the middleware is not installed."""
+
+
+class ResponseStarted(PostResponseError, RuntimeError):
+    """The call came too late to have an effect.
+
+    Attributes:
+        state: Where the response stood.
+        call: What was called.
+    """
+
+    def __init__(self, call: str, state: str, way_out: str) -> None:
+        super().__init__(f"{call} came too late: the response is {state}; {way_out}")
+        self.call = call
+        self.state = state
+
+
+class MessageOrderError(PostResponseError, RuntimeError):
+    """The application sent something that its protocol does not allow at this point."""
+
+
+class InvalidHeader(PostResponseError, ValueError):
+    """A response header holds a character that would let it forge another one (RFC 9110, section 5.5)."""
+
+
+class ResponseReplaced(PostResponseError, OSError):
+    """The response was replaced by an error response, and the application still sends parts of it.
+
+    An `OSError`, because that is what the ASGI specification has `send` raise when nobody takes the bytes: a
+    stream that would never end stops here.
+    """
+
+
+class UnitOfWorkError(PostResponseError):
+    """The unit of work could not be made, or could not end as asked."""
+
+
+class BodyTooLarge(UnitOfWorkError):
+    """A body held in buffered mode went over `CommitPolicy.max_body`."""
+
+
+class NoUnitOfWork(UnitOfWorkError, RuntimeError):
+    """There is no unit of work in this exchange: the middleware only observes."""
+
+
+class CommitRefused(UnitOfWorkError):
+    """The transaction cannot be committed any more, only rolled back; a failed statement was swallowed."""
+
+
+class CommitInDoubt(UnitOfWorkError):
+    """The connection was lost inside COMMIT and nobody can tell whether the transaction committed.
+
+    A unit of work raises it from `commit`; the outcome is then `unknown` and the client is told so.
+    """

@@ -1,0 +1,55 @@
+"""Running something to its end whatever is cancelled meanwhile, on asyncio and on trio.
+
+A cancel scope of anyio can be shielded; a native `Task.cancel()` goes past every scope and straight into whatever the
+task awaits. So on asyncio the work runs in a task of its own and the caller only waits for it: what is cancelled is the
+wait, which is taken up again, and the cancellation is raised once the work has ended.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from anyio import CancelScope
+from anyio.lowlevel import checkpoint_if_cancelled
+
+__all__ = ["on_asyncio", "shielded"]
+
+T = TypeVar("T")
+
+
+def on_asyncio() -> bool:
+    """Tell whether the caller runs in an asyncio task; otherwise it runs on trio."""
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:
+        return False
+
+
+async def shielded(work: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+    """Await `work(*args)` to its end and return its result; a cancellation that came meanwhile is raised afterwards."""
+    if on_asyncio():
+        return await _in_its_own_task(work(*args))
+    with CancelScope(shield=True):
+        result = await work(*args)
+    await checkpoint_if_cancelled()
+    return result
+
+
+async def _in_its_own_task(work: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.get_running_loop().create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    # Without the scope anyio would cancel the wait again on every turn of the loop.
+    with CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait((task,))
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        try:
+            task.result()
+        except Exception as error:
+            raise cancelled from error
+        raise cancelled
+    await checkpoint_if_cancelled()
+    return task.result()

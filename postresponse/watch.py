@@ -1,0 +1,88 @@
+"""Seeing that the client left: one pending `receive`, whose messages are kept for the application.
+
+An ASGI server tells of a disconnect only to whoever waits in `receive`; sends to a dead client are silently dropped on
+every server measured. A pending `receive` is never cancelled before the response is complete: gunicorn's worker answers
+the next one with a disconnect that never was.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from anyio import CancelScope, Event
+
+from postresponse.shielding import on_asyncio
+
+__all__ = ["Watch"]
+
+
+class Watch:
+    """Reads what the server says, beside the application and for it.
+
+    Does not read ahead of a request body: after a part that more follows, it waits until the application asks.
+
+    Args:
+        receive: The server's.
+        on_disconnect: Called once, when the client has left.
+    """
+
+    __slots__ = ("_arrived", "_asked", "_error", "_messages", "_on_disconnect", "_receive", "_stop")
+
+    def __init__(self, receive: Callable[[], Awaitable[Any]], on_disconnect: Callable[[], None]) -> None:
+        self._receive = receive
+        self._on_disconnect = on_disconnect
+        self._messages: deque[Any] = deque()
+        self._arrived = Event()
+        self._asked = Event()
+        self._error: BaseException | None = None
+        self._stop: Callable[[], object] = self._start()
+
+    def _start(self) -> Callable[[], object]:
+        if on_asyncio():
+            return asyncio.get_running_loop().create_task(self._run()).cancel
+        import trio
+
+        scope = CancelScope()
+        trio.lowlevel.spawn_system_task(self._run_in, scope, name="postresponse watch")
+        return scope.cancel
+
+    def stop(self) -> None:
+        """Stop reading; for when the response is complete."""
+        self._stop()
+
+    async def receive(self) -> Any:
+        """Return the next message, as the server's `receive` does; a cancelled call loses none."""
+        while not self._messages:
+            if self._error is not None:
+                raise self._error
+            self._asked.set()
+            await self._arrived.wait()
+        message = self._messages[0]
+        if message["type"] != "http.disconnect":  # which is said again whenever it is asked for
+            self._messages.popleft()
+        return message
+
+    async def _run_in(self, scope: CancelScope) -> None:
+        with scope:
+            await self._run()
+
+    async def _run(self) -> None:
+        more = True
+        while more:
+            try:
+                message = await self._receive()
+            except Exception as error:  # noqa: BLE001 (raised to whoever asks next)
+                self._error = error
+                more = False
+            else:
+                self._messages.append(message)
+                more = message["type"] != "http.disconnect"
+                if not more:
+                    self._on_disconnect()
+                elif message.get("more_body"):
+                    self._asked = Event()
+            arrived, self._arrived = self._arrived, Event()
+            arrived.set()
+            if more and self._messages and self._messages[-1].get("more_body"):
+                await self._asked.wait()

@@ -1,0 +1,546 @@
+"""The WSGI side (PEP 3333): calls to events, actions to calls; nothing else.
+
+A response passes as an object with `__iter__`, `__next__` and `close`, never as a generator: a server may close it
+before the first `next`, stop at Content-Length, or ask again after the end. What is decided before the head leaves is
+decided inside the application call, because some servers fix status and headers when that returns.
+"""
+
+import fcntl
+import inspect
+import itertools
+import logging
+import re
+import socket
+import struct
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
+from typing import Any, Final, Literal, Never, TypeVar
+
+from postresponse.core.exchange import KEY, Exchange, Failure, _current
+from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, Outcome, State
+from postresponse.core.policy import CommitPolicy
+from postresponse.core.settings import Settings, check_application
+from postresponse.core.settlement import Step, Steps, finish, open_unit, refuse, run_start_hooks, settle
+from postresponse.error_response import ErrorResponse, default_error_response
+from postresponse.exceptions import InvalidHeader, MessageOrderError, WrongApplication
+from postresponse.held import HeldBody
+from postresponse.typing import UnitOfWork, WSGIApplication
+from postresponse.watchdog import within
+
+__all__ = ["PostResponseMiddleware"]
+
+T = TypeVar("T")
+
+logger: Final = logging.getLogger("postresponse")
+
+FORGING: Final = re.compile(r"[\r\n\0]")
+
+
+class PostResponseMiddleware:
+    """Wrap a WSGI application; know when each response leaves, and tie a unit of work to that moment.
+
+    Installed twice, or around a mounted application, the inner one steps aside.
+
+    Args:
+        app: The WSGI application.
+        unit_of_work: Makes the unit of work of one attempt at a request, from its `Exchange`; None observes only.
+        commit: When it commits and whether: `"head"` (default), `"buffered"`, `"after_send"`, a `CommitPolicy`, or a
+            function of the environ that returns one of these.
+        error_response: Makes the response that replaces one whose unit of work could not commit, from a `Failure`: an
+            `ErrorResponse`, or any WSGI application such as a Werkzeug response. One that fails falls back to the
+            default.
+        on_commit_failed: Receives the `Failure` of each failed commit, after the rollback.
+        on_finished: Receives the `Outcome` of each exchange.
+        on_error: Receives the `Failure` of each failed hook.
+        cleanup_timeout: Seconds that a rollback or a close may take before its connection is given up.
+
+    Raises:
+        ConfigurationError: An option is unknown or has a value that it cannot have.
+        WrongApplication: *app* is an ASGI application, or the unit of work is async.
+
+    Example:
+        >>> def app(environ, start_response): ...
+        >>> app = PostResponseMiddleware(app)
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        *,
+        unit_of_work: Callable[[Exchange], UnitOfWork] | None = None,
+        commit: CommitPolicy
+        | Literal["head", "buffered", "after_send"]
+        | Callable[[Any], CommitPolicy | str | None]
+        | None = None,
+        error_response: Callable[[Failure], Any] | None = None,
+        on_commit_failed: Callable[[Failure], Any] | None = None,
+        on_finished: Callable[[Outcome], Any] | None = None,
+        on_error: Callable[[Failure], Any] | None = None,
+        cleanup_timeout: float = 5.0,
+        **others: Never,
+    ) -> None:
+        check_application(app, 2)
+        self.app = app
+        self._settings = Settings.of(
+            is_async=False,
+            clock=time.monotonic_ns,
+            unit_of_work=unit_of_work,
+            commit=commit,
+            error_response=error_response,
+            on_commit_failed=on_commit_failed,
+            on_finished=on_finished,
+            on_error=on_error,
+            cleanup_timeout=cleanup_timeout,
+            others=others,
+        )
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Handle one request (PEP 3333)."""
+        if KEY in environ:
+            return self._step_aside(environ, start_response)
+        exchange = _WSGIExchange(self._settings, environ, start_response)
+        environ[KEY] = exchange
+        _current.set(exchange)
+        try:
+            if self._settings.unit_of_work is not None and not exchange._open():
+                return exchange._body
+            return exchange._take(self.app(environ, exchange.start_response))
+        except BaseException as error:
+            if exchange._ended_by(error):
+                return exchange._body
+            raise
+
+    def _step_aside(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Leave the exchange to the outer middleware; lend it our unit of work where it has none."""
+        outer: _WSGIExchange = environ[KEY]
+        if self._settings.unit_of_work is not None and outer._settings.unit_of_work is None:
+            outer._adopt(self._settings)
+            if not outer._open():
+                return outer._body
+        return self.app(environ, start_response)
+
+
+class _WSGIExchange(Exchange):
+    """An exchange, and how it speaks WSGI with the application inside and the server outside."""
+
+    __slots__ = ("_asked", "_body", "_given", "_held", "_inner", "_server_start_response", "_server_write")
+
+    def __init__(self, settings: Settings, environ: dict[str, Any], start_response: Any) -> None:
+        super().__init__(settings, environ, time.monotonic_ns())
+        self._server_start_response = start_response
+        self._server_write: Callable[[bytes], object] | None = None
+        self._given: tuple[str, list[tuple[str, str]]] = ("", [])
+        self._held: HeldBody | None = None
+        self._inner: Any = None
+        self._body: Iterable[bytes] = ()
+        self._asked = False
+
+    # -- what the application calls -----------------------------------------------------------------------------
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        """The `start_response` that the application gets."""
+        again = exc_info is not None and self._state is not State.PENDING
+        action = self._advance(Event.RESTART if again else Event.START)
+        if action is Action.FORWARD:
+            return self._server_start_response(status, headers, exc_info)
+        if action is Action.DROP:
+            return self.write
+        self._take_head(status, headers)
+        if action is Action.HOLD:
+            _check_headers(headers)
+            self._streams()
+            return self.write
+        self._release(exc_info=exc_info)
+        # Some servers have no `write`, and the application is told so.
+        return None if self._server_write is None and self._state is State.SENDING else self.write
+
+    def write(self, data: bytes) -> None:
+        """The legacy `write` that the application gets."""
+        if self._state is State.DECIDED and not data:
+            return
+        if self._reach(Event.BODY, data):
+            if self._server_write is None:
+                self._holder().append(data)
+            else:
+                self._server_write(data)
+                self._bytes += len(data)
+
+    # -- from calls to events -----------------------------------------------------------------------------------
+
+    def _take_head(self, status: str, headers: list[tuple[str, str]]) -> None:
+        self._decided = time.monotonic_ns()
+        self._given = (status, headers)
+        self._headers = self._declared = None
+        self._status = code = int(status[:3])
+        for name, value in headers:
+            if name.lower() == "content-length" and value.isdigit():
+                self._declared = int(value)
+        self._needs_no_body = code in (204, 304) or code < 200 or self._scope["REQUEST_METHOD"] == "HEAD"
+
+    def _take(self, body: Any) -> Iterable[bytes]:
+        """Take what the application returned, and return what the server gets."""
+        if inspect.iscoroutine(body):
+            body.close()
+            raise WrongApplication(
+                "app: it returned a coroutine, as ASGI applications do; use postresponse.asgi.PostResponseMiddleware"
+            )
+        if not isinstance(body, Iterable) and not hasattr(body, "__getitem__"):
+            raise WrongApplication(f"app: expected an iterable of bytes from the application, found {body!r}")
+        self._inner = body
+        if self._state is State.REPLACED:
+            return self._body
+        if self._moves is MOVES[CommitPoint.AFTER_SEND] or self._state is State.SENDING:
+            return self._passed(body, body)
+        try:
+            return self._decided_body(body)
+        except BaseException as error:
+            self._ended_by(error)
+            self._close_inner()  # the server gets nothing that it could close
+            raise
+
+    def _decided_body(self, body: Any) -> Iterable[bytes]:
+        """Bring the response to its decision inside the call, and return what follows its head."""
+        if self._is_file(body):
+            return self._passed(body, body) if self._reach(Event.FINAL) else self._body
+        if isinstance(body, list | tuple) and self._moves is MOVES[CommitPoint.HEAD]:
+            return self._passed(body, body) if self._reach(Event.BODY if any(body) else Event.FINAL) else self._body
+        chunks = iter(body)
+        for chunk in chunks:
+            # An empty chunk says nothing, and some servers send the head on one.
+            if chunk and self._reach(Event.BODY, chunk):
+                return self._passed(body, itertools.chain((chunk,), chunks))
+            if self._state is State.SENDING:
+                return self._passed(body, chunks)
+            if self._state is State.REPLACED:
+                return self._body
+        return self._passed(body, ()) if self._reach(Event.FINAL) else self._body
+
+    def _reach(self, event: Event, data: bytes = b"") -> bool:
+        """Take a part of the body or its end to the table; True if it may follow a head that has left.
+
+        False where it is done with: held, or dropped.
+        """
+        if self._state is State.SENDING:
+            return True
+        action, follows = self._advance(event), True
+        if action is Action.HOLD:
+            action, follows = self._hold(data), False
+        if action is Action.SETTLE:
+            action = self._advance(self._perform(settle(self)))
+        elif action is Action.REFUSE:
+            action = self._advance(self._perform(refuse(self, Event.OVERFLOW)))
+        if action is Action.RELEASE:
+            return self._release(final=event is Event.FINAL) and follows
+        if action is Action.REPLACE:
+            self._replace()
+        return False
+
+    # -- what is withheld ---------------------------------------------------------------------------------------
+
+    def _holder(self) -> HeldBody:
+        if self._held is None:
+            self._held = HeldBody(self.policy.max_memory)
+        return self._held
+
+    def _hold(self, data: bytes) -> Action:
+        held = self._holder()
+        action = self._limit(held.size + len(data))
+        if action is not Action.REFUSE and held.append(data):
+            held.spill()
+        return action
+
+    def _release(self, *, final: bool = False, exc_info: Any = None) -> bool:
+        """Give the head to the server; False if a start hook failed and the response was replaced."""
+        if self._on_start is not None and not self._perform(run_start_hooks(self)):
+            self._advance(Event.REFUSED)
+            self._replace()
+            return False
+        status, headers = self._given
+        if self._status != int(status[:3]):
+            status = _status_line(self._status or 0)
+        if self._headers is not None:
+            headers = list(self._headers)
+            _check_headers(headers)
+        if final and self._moves is MOVES[CommitPoint.BUFFERED]:
+            headers = self._with_length(headers)
+        self._advance(Event.HANDED)
+        self._head_sent = time.monotonic_ns()
+        arguments = (status, headers) if exc_info is None else (status, headers, exc_info)
+        self._server_write = self._server_start_response(*arguments)
+        return True
+
+    def _with_length(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Add Content-Length to a body that is held whole, unless it needs none or is a file."""
+        names = {name.lower() for name, _ in headers}
+        if self._needs_no_body or self._is_file(self._inner) or names & {"content-length", "transfer-encoding"}:
+            return headers
+        return [*headers, ("Content-Length", str(self._held.size if self._held is not None else 0))]
+
+    def _read_headers(self) -> list[tuple[str, str]]:
+        return list(self._given[1])
+
+    # -- what leaves --------------------------------------------------------------------------------------------
+
+    def _passed(self, body: Any, rest: Any) -> Iterable[bytes]:
+        """Return what the server iterates: what is held, then *rest*; its end and its `close` are seen."""
+        if self._held is None and self._is_file(body):
+            return self._watched_file(body)
+        chunks: Iterator[bytes]
+        if self._held is None:
+            length = len(body) if rest is body and hasattr(body, "__len__") else None
+            chunks = iter(rest)
+        else:
+            length = self._held.chunks if rest == () and not self._held.spilled else None
+            chunks = itertools.chain(self._held.take(), rest)
+        return _Body(self, chunks) if length is None else _SizedBody(self, chunks, length)
+
+    def _is_file(self, body: Any) -> bool:
+        wrapper = self._scope.get("wsgi.file_wrapper")
+        return isinstance(wrapper, type) and isinstance(body, wrapper)
+
+    def _watched_file(self, body: Any) -> Iterable[bytes]:
+        """Return the server's own file wrapper, which it may send by sendfile, its `close` watched."""
+        close = getattr(body, "close", None)
+        closed = False
+
+        def watched() -> None:
+            nonlocal closed
+            if not closed:
+                closed = True
+                self._closed(sys.exc_info()[1], close)
+
+        try:
+            body.close = watched
+        except AttributeError:
+            return _Body(self, iter(body))
+        self._counted = False
+        return body  # type: ignore[no-any-return]
+
+    def _replace(self) -> None:
+        """Drop the application's response and answer with the error response instead."""
+        assert self._failure is not None
+        response = self._error_response(self._failure)
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+        is_head = self._scope["REQUEST_METHOD"] == "HEAD"
+        self._status, self._headers, self._declared = response.status, list(response.headers), None
+        self._needs_no_body, self._counted, self._bytes = is_head, True, 0
+        headers = [*response.headers, ("content-length", str(len(response.body)))]
+        self._advance(Event.TAKEN)
+        self._head_sent = time.monotonic_ns()
+        self._server_start_response(_status_line(response.status), headers)
+        body = [] if is_head else [response.body]
+        self._body = _SizedBody(self, iter(body), len(body))
+
+    def _error_response(self, failure: Failure) -> ErrorResponse:
+        make = self._settings.error_response
+        if make is not None:
+            try:
+                made = make(failure)
+                if not isinstance(made, ErrorResponse):
+                    made = _collected(made, self._scope)
+                _check_headers(made.headers)
+            except Exception as error:
+                logger.error("%s: error_response failed; the default answers", self.route, exc_info=error)
+            else:
+                return made
+        return default_error_response(failure, self._scope.get("HTTP_ACCEPT"))
+
+    # -- the unit of work ---------------------------------------------------------------------------------------
+
+    def _open(self) -> bool:
+        if self._perform(open_unit(self)):
+            return True
+        self._advance(Event.REFUSED)
+        self._replace()
+        return False
+
+    def _perform(self, steps: Steps[T]) -> T:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    result = self._do(step)
+                except BaseException as error:  # noqa: BLE001 (handed to the rules)
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(result)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    def _do(self, step: Step) -> Any:
+        if step.of_unit:
+            return within(step.limit, step.call, step.args, self._unit)
+        result = step.call(*step.args)
+        if inspect.iscoroutine(result):
+            result.close()
+            raise WrongApplication(f"{step.call!r} returned a coroutine, and there is no event loop under WSGI")
+        return result
+
+    # -- how it ends --------------------------------------------------------------------------------------------
+
+    def _ended_by(self, error: BaseException) -> bool:
+        """The application or its body raised *error*; True if it stays here."""
+        if self._state is State.OVER:
+            return False
+        self._raised = True
+        if self._failure is None:
+            self._exception = error
+        swallow = self._advance(Event.RAISED) is Action.SWALLOW and isinstance(error, Exception)
+        if swallow:
+            logger.error("%s: the application raised after its response was replaced", self.route, exc_info=error)
+        self._finish()
+        return swallow
+
+    def _closed(self, flight: BaseException | None, close: Callable[[], object] | None) -> None:
+        """The server closed the body, with the exception *flight* under way if it failed to send it."""
+        if self._state is State.OVER:
+            if close is not None:
+                close()
+            return
+        self._judge_close(flight)
+        if self._unit is not None and not self._unit_ended:
+            self._perform(settle(self))  # before the inner close, at which Django gives the connection back
+        try:
+            if close is not None:
+                close()
+        except BaseException as error:
+            if not self._ended_by(error):
+                raise
+        else:
+            self._advance(Event.RETURNED)
+            self._finish()
+
+    def _judge_close(self, flight: BaseException | None) -> None:
+        if flight is not None and not isinstance(flight, GeneratorExit):
+            self._left, self._exception = True, self._exception or flight
+        elif self._asked or self._needs_no_body:
+            if self._state is State.SENDING:
+                self._advance(Event.FINAL)
+                self._advance(Event.TAKEN)
+            self._body_sent = time.monotonic_ns()
+            if self._reported():
+                self._drained = _drained(self._scope)
+        elif self._counted and (self._declared is None or self._bytes < self._declared):
+            self._left = True
+
+    def _close_inner(self) -> None:
+        inner, self._inner = self._inner, None
+        close = getattr(inner, "close", None)
+        if close is not None:
+            close()
+
+    def _finish(self) -> None:
+        try:
+            if self._unit is not None or self._reported():
+                self._perform(finish(self))
+        finally:
+            if _current.get() is self:
+                _current.set(None)
+            self._scope = None
+
+
+class _Body:
+    """What the server iterates and closes."""
+
+    __slots__ = ("_exchange", "_next")
+
+    def __init__(self, exchange: _WSGIExchange, chunks: Iterator[bytes]) -> None:
+        self._exchange: _WSGIExchange | None = exchange
+        self._next = chunks.__next__
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        exchange = self._exchange
+        if exchange is None:
+            raise StopIteration
+        try:
+            chunk = self._next()
+        except StopIteration:
+            exchange._asked = True
+            raise
+        except BaseException as error:
+            exchange._ended_by(error)
+            raise
+        exchange._bytes += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        flight = sys.exc_info()[1]
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange._closed(flight, exchange._close_inner)
+
+    def __del__(self) -> None:
+        # One bridge never calls close() (asgiref's WsgiToAsgi): better late than never.
+        self.close()
+
+
+class _SizedBody(_Body):
+    """One whose number of chunks is known: some servers derive Content-Length from a single one."""
+
+    __slots__ = ("_length",)
+
+    def __init__(self, exchange: _WSGIExchange, chunks: Iterator[bytes], length: int) -> None:
+        super().__init__(exchange, chunks)
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def _status_line(code: int) -> str:
+    try:
+        return f"{code} {HTTPStatus(code).phrase}"
+    except ValueError:
+        return f"{code} Unknown"
+
+
+def _check_headers(headers: Iterable[tuple[str, str]]) -> None:
+    """Refuse what would make the server fail, or lie, once the transaction has committed (RFC 9110, section 5.5)."""
+    for name, value in headers:
+        if FORGING.search(name) or FORGING.search(value):
+            raise InvalidHeader(f"header {name!r}: {value!r} holds CR, LF or NUL; strip them or encode the value")
+
+
+def _collected(app: Any, environ: dict[str, Any]) -> ErrorResponse:
+    """Run *app* and return all that it answered."""
+    if not callable(app):
+        raise WrongApplication(f"error_response: expected an ErrorResponse or a WSGI application, found {app!r}")
+    given: list[tuple[str, list[tuple[str, str]]]] = []
+    written: list[bytes] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        given.append((status, headers))
+        return written.append
+
+    body = app(environ, start_response)
+    try:
+        written.extend(body)
+    finally:
+        if hasattr(body, "close"):
+            body.close()
+    if not given:
+        raise MessageOrderError("error_response: the application it returned gave no response")
+    status, headers = given[-1]
+    kept = tuple(pair for pair in headers if pair[0].lower() not in ("content-length", "transfer-encoding"))
+    return ErrorResponse(int(status[:3]), kept, b"".join(written))
+
+
+def _drained(environ: dict[str, Any]) -> bool | None:
+    """True where the kernel shows the socket's send queue empty and the connection up; None where no socket is seen."""
+    sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    if sock is None or not hasattr(socket, "TCP_INFO"):
+        return None
+    try:
+        queued = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))[0]
+        up = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 1  # TCP_ESTABLISHED
+    except OSError:
+        return None
+    return True if up and queued == 0 else None
