@@ -7,11 +7,12 @@ exists per message of a stream. What a client's leaving means is in `watch.py`; 
 import inspect
 import logging
 import math
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal, Never, TypeVar
 
-from anyio import CancelScope, CapacityLimiter, fail_after, get_cancelled_exc_class, to_thread
+from anyio import CancelScope, CapacityLimiter, current_time, fail_after, get_cancelled_exc_class, to_thread
 from anyio import Event as Flag
 from anyio.lowlevel import checkpoint
 
@@ -37,6 +38,8 @@ logger: Final = logging.getLogger("postresponse")
 BODY: Final = "http.response.body"
 BARRIER: Final = 65_536
 """A last message over this many bytes is sent apart from the end: uvicorn returns with most of it unsent."""
+LINGER: Final = 1.0
+"""Seconds that a last send may take once the client has left."""
 QUICK: Final = 1_000_000
 """Nanoseconds: a response that starts within this time is not watched for a disconnect before its head."""
 
@@ -143,13 +146,14 @@ class _ASGIExchange(Exchange):
     """An exchange, and how it speaks ASGI with the application inside and the server outside."""
 
     __slots__ = (
+        "_concluded",
+        "_concluding",
         "_flowing",
         "_held",
         "_pending_send",
         "_receiving",
         "_server_receive",
         "_server_send",
-        "_settlement",
         "_start",
         "_trailers",
         "_watch",
@@ -166,7 +170,8 @@ class _ASGIExchange(Exchange):
         self._receiving = 0
         self._watch: Watch | None = None
         self._pending_send: CancelScope | None = None
-        self._settlement: Flag | None = None
+        self._concluding = False
+        self._concluded: Flag | None = None
 
     # -- what the application calls -----------------------------------------------------------------------------
 
@@ -284,6 +289,8 @@ class _ASGIExchange(Exchange):
             spill = held.append(bytes(chunk))
             if spill:
                 await self._on_thread(held.spill)
+            if not message.get("more_body", False):  # trailers follow
+                held.mark({"type": BODY, "body": b"", "more_body": False})
         return action
 
     async def _release(self, final: Mapping[str, Any] | None) -> bool:
@@ -375,7 +382,7 @@ class _ASGIExchange(Exchange):
         if self._reported():
             self._drained = _drained(self._server_send)
         if action is Action.SETTLE and self._unit is not None:
-            await self._settle_after()
+            await self._perform(settle(self))
 
     async def _hand(self, message: Any) -> None:
         """Hand *message* to the server."""
@@ -384,6 +391,8 @@ class _ASGIExchange(Exchange):
                 # hypercorn: over HTTP/2 a send may never return once the connection is lost.
                 with CancelScope() as self._pending_send:
                     await self._server_send(message)
+                if self._pending_send.cancelled_caught:
+                    self._left = True
             else:
                 await self._server_send(message)
         except OSError:
@@ -428,9 +437,9 @@ class _ASGIExchange(Exchange):
     # -- the unit of work ---------------------------------------------------------------------------------------
 
     async def _open(self) -> bool:
-        if self.policy.on_disconnect == "rollback":
-            self._begin_watch()
         if await self._perform(open_unit(self)):
+            if self.policy.on_disconnect == "rollback":
+                self._begin_watch()
             return True
         self._advance(Event.REFUSED)
         await self._replace()
@@ -448,14 +457,22 @@ class _ASGIExchange(Exchange):
         return await shielded(self._conclude, steps, step)
 
     async def _conclude(self, steps: Steps[Event], step: Step) -> Action:
+        self._concluding = True
         try:
             return self._advance(await self._drive(steps, step))
         finally:
-            if self._settlement is not None:
-                self._settlement.set()
+            self._concluding = False
+            if self._concluded is not None:
+                self._concluded.set()
 
-    async def _settle_after(self) -> None:
-        await self._perform(settle(self))
+    async def _wait_concluded(self) -> None:
+        """Wait for a settlement that the application left to another task: it is not cut off by that."""
+        if self._concluding:
+            self._concluded = Flag()
+            await shielded(self._wait, self._concluded)
+
+    async def _wait(self, flag: Flag) -> None:
+        await flag.wait()
 
     async def _perform(self, steps: Steps[T]) -> T:
         try:
@@ -495,10 +512,7 @@ class _ASGIExchange(Exchange):
 
     async def _ended(self) -> None:
         """The application returned."""
-        if self._state is State.SETTLING:
-            # It left its last send to another task: the transaction is not cut off by that.
-            self._settlement = Flag()
-            await shielded(self._settlement.wait)
+        await self._wait_concluded()
         action = self._advance(Event.RETURNED)
         if action is Action.SETTLE:
             action = await self._settle(settle(self))
@@ -513,9 +527,7 @@ class _ASGIExchange(Exchange):
 
     async def _ended_by(self, error: BaseException) -> bool:
         """The application raised *error*; True if it stays here."""
-        if self._state is State.SETTLING and isinstance(error, Exception):
-            self._settlement = Flag()
-            await shielded(self._settlement.wait)
+        await self._wait_concluded()
         if self._state < State.SENT:
             self._left = self._left or self._came_from_client(error)
         self._raised = True
@@ -531,10 +543,15 @@ class _ASGIExchange(Exchange):
         return True
 
     async def _finish(self) -> None:
-        if self._unit is not None or self._reported():
-            await self._perform(finish(self))
-        if self._watch is not None:
-            self._watch.stop()
+        try:
+            if self._unit is not None or self._reported():
+                await self._perform(finish(self))
+        finally:
+            if self._watch is not None:
+                self._watch.stop()
+            if self._held is not None:
+                self._held.close()
+            self._exception = self._failure = None  # whose traceback holds this exchange
 
     def _came_from_client(self, error: BaseException) -> bool:
         """Whether *error* says that the client left: a cancellation, or an OSError out of the server's `send`."""
@@ -562,17 +579,31 @@ class _ASGIExchange(Exchange):
         if self._state < State.ENDING and self._scope is not None and self._scope["method"] != "HEAD":
             self._left = True
         if self._pending_send is not None:
-            self._pending_send.cancel()
+            # The last send may be about to return: hypercorn tells of the disconnect while it still runs.
+            self._pending_send.deadline = current_time() + (LINGER if self._state >= State.ENDING else 0)
 
 
 def _kept(message: Any) -> dict[str, Any]:
     """A message that can be sent later: the application may close its descriptor once `send` has returned."""
     kept = dict(message)
     if kept["type"] == "http.response.zerocopysend":
-        import os
-
-        kept["file"] = os.fdopen(os.dup(kept["file"].fileno()), "rb", buffering=0)
+        kept["file"] = _Descriptor(kept["file"])
     return kept
+
+
+class _Descriptor:
+    """A descriptor of our own for a file that the application may close meanwhile."""
+
+    __slots__ = ("_number",)
+
+    def __init__(self, file: Any) -> None:
+        self._number = os.dup(file if isinstance(file, int) else file.fileno())
+
+    def fileno(self) -> int:
+        return self._number
+
+    def __del__(self) -> None:
+        os.close(self._number)
 
 
 def _drained(send: Any) -> bool | None:

@@ -145,7 +145,9 @@ class _WSGIExchange(Exchange):
         again = exc_info is not None and self._state is not State.PENDING
         action = self._advance(Event.RESTART if again else Event.START)
         if action is Action.FORWARD:
-            return self._server_start_response(status, headers, exc_info)
+            write = self._server_start_response(status, headers, exc_info)
+            self._take_head(status, headers)
+            return write
         if action is Action.DROP:
             return self.write
         self._take_head(status, headers)
@@ -441,7 +443,11 @@ class _WSGIExchange(Exchange):
         finally:
             if _current.get() is self:
                 _current.set(None)
-            self._scope = None
+            if self._held is not None:
+                self._held.close()
+            # What would keep this exchange alive: the server's environ, and a traceback.
+            self._scope.pop(KEY, None)
+            self._scope = self._exception = self._failure = None
 
 
 class _Body:
@@ -479,7 +485,9 @@ class _Body:
 
     def __del__(self) -> None:
         # One bridge never calls close() (asgiref's WsgiToAsgi): better late than never.
-        self.close()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange._closed(None, exchange._close_inner)
 
 
 class _SizedBody(_Body):
@@ -541,6 +549,6 @@ def _drained(environ: dict[str, Any]) -> bool | None:
     try:
         queued = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))[0]
         up = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 1  # TCP_ESTABLISHED
-    except OSError:
+    except (OSError, ValueError):  # closed meanwhile
         return None
     return True if up and queued == 0 else None

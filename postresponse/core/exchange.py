@@ -87,6 +87,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "__weakref__",
         "_after_commit",
         "_after_rollback",
         "_before_commit",

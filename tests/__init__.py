@@ -1,0 +1,1 @@
+"""The tests; real servers in `servers`, real services in `services`."""

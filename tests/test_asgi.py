@@ -1,0 +1,1032 @@
+"""The ASGI adapter against a strict server: what leaves, in which order, and how it ended.
+
+The numbers are those of the checklist for a correct middleware that the package keeps.
+"""
+
+import asyncio
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from postresponse import CommitPolicy, Outcome, commit_policy, current_exchange
+from postresponse.asgi import PostResponseMiddleware
+from postresponse.core.exchange import KEY, Failure
+from postresponse.core.lifecycle import Ending, UnitState
+from postresponse.error_response import ErrorResponse
+from postresponse.exceptions import NoExchange, ResponseStarted
+from tests.fakes import BODY, START, ConnectionLost, FakeUnits, StrictASGIServer
+
+pytestmark = pytest.mark.anyio
+
+MODES = ["head", "buffered", "after_send"]
+
+
+class Site:
+    """A wrapped application with a fake unit of work, and all that it reported."""
+
+    def __init__(self, app: Any, commit: Any = "head", fails: Any = None, *, observe: bool = False, **options: Any):
+        self.units = FakeUnits(fails, is_async=True)
+        self.outcomes: list[Outcome] = []
+        if not observe:
+            options |= {"unit_of_work": self.units, "commit": commit}
+        self.app = PostResponseMiddleware(app, on_finished=self.outcomes.append, **options)
+
+    async def get(self, *, server: StrictASGIServer | None = None, **request: Any) -> StrictASGIServer:
+        """Answer one request; nothing may be broken."""
+        server = server or StrictASGIServer(**request)
+        await server.run(self.app)
+        assert not server.broken
+        return server
+
+    @property
+    def outcome(self) -> Outcome:
+        (outcome,) = self.outcomes
+        return outcome
+
+
+def answer(*parts: bytes, status: int = 200, headers: Any = (), **start: Any) -> Any:
+    """An application that answers in *parts*, each a message of its own."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": status, "headers": list(headers), **start})
+        for part in parts[:-1]:
+            await send({"type": BODY, "body": part, "more_body": True})
+        await send({"type": BODY, "body": parts[-1] if parts else b""})
+
+    return app
+
+
+def kinds(server: StrictASGIServer) -> list[str]:
+    return [message["type"].removeprefix("http.response.") for message in server.messages]
+
+
+# -- 12: what is not ours passes through ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["websocket", "something.new"])
+async def test_other_scopes_pass_untouched(kind: str) -> None:
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend((scope, receive, send))
+
+    async def receive() -> Any: ...
+    async def send(message: Any) -> None: ...
+
+    scope = {"type": kind}
+    await PostResponseMiddleware(app)(scope, receive, send)
+    assert seen[0] is scope
+    assert seen[1] is receive
+    assert seen[2] is send
+    assert scope == {"type": kind}
+
+
+@pytest.mark.parametrize("extensions", [None, {}, "missing"])
+async def test_extensions_may_be_missing_or_none(extensions: Any) -> None:
+    site, server = Site(answer(b"ok")), StrictASGIServer()
+    server.scope["extensions"] = extensions
+    if extensions == "missing":
+        del server.scope["extensions"]
+    assert (await site.get(server=server)).body == b"ok"
+
+
+@pytest.mark.parametrize("commit", MODES)
+async def test_unknown_messages_keep_their_place(commit: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.early_hint", "links": [b"</style.css>"]})
+        await send({"type": START, "status": 200})
+        await send({"type": BODY, "body": b"a", "more_body": True})
+        await send({"type": "http.response.push", "path": "/style.css"})
+        await send({"type": BODY, "body": b"b"})
+
+    names = ["http.response.early_hint", "http.response.push", "early_hint", "push"]
+    server = await Site(app, commit).get(extensions=names)
+    assert kinds(server) == ["early_hint", "start", "body", "push", "body"]
+
+
+async def test_lifespan_is_passed_on_to_an_application_that_knows_it() -> None:
+    told: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(2):
+            message = await receive()
+            told.append(message["type"])
+            await send({"type": f"{message['type']}.complete", "by": "app"})
+
+    assert await _lifespan(app) == [
+        {"type": "lifespan.startup.complete", "by": "app"},
+        {"type": "lifespan.shutdown.complete", "by": "app"},
+    ]
+    assert told == ["lifespan.startup", "lifespan.shutdown"]
+
+
+async def test_lifespan_is_answered_where_the_application_does_not() -> None:
+    async def refuses(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+
+    async def returns(scope: Any, receive: Any, send: Any) -> None:
+        return
+
+    for app in (refuses, returns):
+        assert await _lifespan(app) == [
+            {"type": "lifespan.startup.complete"},
+            {"type": "lifespan.shutdown.complete"},
+        ]
+
+
+async def test_a_failed_startup_is_not_covered_up() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise RuntimeError("no database")
+
+    with pytest.raises(RuntimeError, match="no database"):
+        await _lifespan(app)
+
+
+async def _lifespan(app: Any) -> list[Any]:
+    asked = iter(["lifespan.startup", "lifespan.shutdown"])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": next(asked)}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await PostResponseMiddleware(app)({"type": "lifespan"}, receive, send)
+    return sent
+
+
+# -- what leaves, and when --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", [(), (b"one",), (b"one", b"two", b"three")])
+@pytest.mark.parametrize(
+    ("commit", "order"),
+    [
+        ("head", ["begin", "commit", "close", "start", "body"]),
+        ("buffered", ["begin", "commit", "close", "start", "body"]),
+        ("after_send", ["begin", "start", "body", "commit", "close"]),
+    ],
+)
+async def test_the_commit_is_where_the_policy_says(commit: str, order: list[str], parts: Any) -> None:
+    site = Site(answer(*parts), commit)
+
+    class Server(StrictASGIServer):
+        async def send(self, message: Any) -> None:
+            await super().send(message)
+            site.units.log.append(message["type"].removeprefix("http.response."))
+
+    server = await site.get(server=Server())
+    log = site.units.log
+    assert list(dict.fromkeys(log)) == order
+    assert server.body == b"".join(parts)
+    assert (site.outcome.ending, site.outcome.unit_of_work) == ("handed_over", "committed")
+    assert site.outcome.bytes_sent == len(b"".join(parts))
+
+
+async def test_in_head_mode_a_stream_flows_as_it_is_produced() -> None:
+    seen: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200})
+        for _ in range(3):
+            await send({"type": BODY, "body": b"x", "more_body": True})
+            seen.append(len(server.messages))
+        await send({"type": BODY})
+
+    server = StrictASGIServer()
+    await Site(app).get(server=server)
+    assert seen == [2, 3, 4]
+
+
+async def test_a_held_response_gets_a_content_length_and_others_none() -> None:
+    assert (await Site(answer(b"ab", b"c"), "buffered").get()).declared == 3
+    assert (await Site(answer(b"ab", b"c"), "head").get()).declared is None
+    assert (await Site(answer(b"ab", headers=[(b"content-length", b"2")]), "buffered").get()).declared == 2
+    assert (await Site(answer(status=204), "buffered").get()).declared is None
+    assert (await Site(answer(), "buffered").get(method="HEAD")).declared is None
+    chunked = await Site(answer(b"ab", headers=[(b"transfer-encoding", b"chunked")]), "buffered").get()
+    assert chunked.declared is None
+
+
+@pytest.mark.parametrize("commit", ["head", "buffered"])
+async def test_nothing_is_left_of_a_response_whose_commit_failed(commit: str, caplog: pytest.LogCaptureFixture) -> None:
+    headers = [(b"set-cookie", b"a=b"), (b"etag", b'"1"'), (b"location", b"/orders/1"), (b"content-encoding", b"gzip")]
+    site = Site(answer(b"secret", b"more", status=201, headers=headers), commit, {"commit": ValueError("the reason")})
+    server = await site.get()
+    assert kinds(server) == ["start", "body"]
+    assert server.status == 500
+    assert dict(server.headers)[b"content-type"] == b"application/problem+json"
+    assert {name for name, _ in server.headers} == {b"content-type", b"cache-control", b"content-length"}
+    assert server.declared == len(server.body)
+    assert b"secret" not in server.body
+    assert b"reason" not in server.body
+    assert site.units.log == ["begin", "commit!", "rollback", "close"]
+    assert (site.outcome.unit_of_work, site.outcome.status) == ("failed", 500)
+    assert isinstance(site.outcome.exception, ValueError)
+    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert record.exc_info is not None
+    assert "GET /orders" in record.getMessage()
+
+
+async def test_after_send_a_failed_commit_is_told_to_us_only(caplog: pytest.LogCaptureFixture) -> None:
+    failures: list[Failure] = []
+    site = Site(answer(b"ok"), "after_send", {"commit": ValueError("late")}, on_commit_failed=failures.append)
+    server = await site.get()
+    assert (server.status, server.body) == (200, b"ok")
+    assert site.outcome.unit_of_work is UnitState.FAILED
+    assert [str(failure.exception) for failure in failures] == ["late"]
+    assert "could not commit" in caplog.text
+
+
+async def test_a_client_that_prefers_html_gets_html() -> None:
+    site = Site(answer(b"ok"), fails={"commit": ValueError()})
+    server = await site.get(headers=[(b"accept", b"text/html,application/xhtml+xml,*/*;q=0.8")])
+    assert dict(server.headers)[b"content-type"] == b"text/html; charset=utf-8"
+    assert server.body.startswith(b"<!doctype html>")
+
+
+async def test_a_head_request_gets_the_head_of_the_error_only() -> None:
+    server = await Site(answer(), fails={"commit": ValueError()}).get(method="HEAD")
+    assert (server.status, server.body) == (500, b"")
+    assert server.declared
+    assert server.declared > 0
+
+
+async def test_a_stream_that_was_replaced_is_stopped(caplog: pytest.LogCaptureFixture) -> None:
+    produced = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal produced
+        await send({"type": START, "status": 200})
+        while True:
+            produced += 1
+            await send({"type": BODY, "body": b"tick", "more_body": True})
+
+    site = Site(app, fails={"commit": ValueError()})
+    assert (await site.get()).status == 500
+    assert produced == 2
+    assert "raised after its response was replaced" not in caplog.text
+
+
+async def test_what_the_application_raises_behind_a_replaced_response_is_logged_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await answer(b"ok")(scope, receive, send)
+        raise KeyError("later")
+
+    site = Site(app, fails={"commit": ValueError("first")})
+    assert (await site.get()).status == 500
+    assert "raised after its response was replaced" in caplog.text
+    assert str(site.outcome.exception) == "first"
+
+
+# -- held bodies ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_large_body_is_held_in_a_file_and_arrives_whole() -> None:
+    parts = [bytes([65 + n]) * 1000 for n in range(20)]
+    server = await Site(answer(*parts), CommitPolicy("buffered", max_memory=3000)).get()
+    assert server.body == b"".join(parts)
+    assert server.declared == 20_000
+
+
+async def test_a_body_over_the_limit_is_an_error() -> None:
+    errors: list[Failure] = []
+    policy = CommitPolicy("buffered", max_body=10)
+    site = Site(answer(b"12345678", b"9abc", b"d"), policy, on_error=errors.append)
+    server = await site.get()
+    assert server.status == 500
+    assert site.units.log == ["begin", "rollback", "close"]
+    assert site.outcome.unit_of_work is UnitState.ROLLED_BACK
+    assert "max_body=10" in str(errors[0].exception)
+
+
+async def test_or_commits_and_streams_from_there_on() -> None:
+    policy = CommitPolicy("buffered", max_body=10, on_overflow="head")
+    site = Site(answer(b"12345678", b"9abc", b"d", b"e"), policy)
+    server = await site.get()
+    assert server.body == b"123456789abcde"
+    assert server.declared is None
+    assert site.outcome.unit_of_work is UnitState.COMMITTED
+    assert site.outcome.bytes_sent == 14
+
+
+async def test_a_reused_buffer_of_the_application_is_copied() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200})
+        buffer = bytearray(b"first")
+        await send({"type": BODY, "body": buffer, "more_body": True})
+        buffer[:] = b"again"
+        await send({"type": BODY, "body": bytes(buffer)})
+
+    assert (await Site(app, "buffered").get()).body == b"firstagain"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [[(b"content-type", b"text/event-stream; charset=utf-8")], [(b"content-type", b"multipart/x-mixed-replace")]],
+)
+async def test_what_never_ends_is_not_held(
+    headers: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postresponse.core.exchange._told", set())
+    caplog.set_level(logging.INFO, "postresponse")
+    seen: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["path"] = f"/{headers[0][1].decode()}"
+        await send({"type": START, "status": 200, "headers": headers})
+        await send({"type": BODY, "body": b"x", "more_body": True})
+        seen.append(len(server.messages))
+        await send({"type": BODY})
+
+    for _ in range(2):
+        server = StrictASGIServer()
+        site = Site(app, "buffered")
+        await site.get(server=server)
+    assert seen == [2, 2]
+    assert caplog.text.count("commits at the head and not buffered") == 1
+
+
+async def test_stream_if_decides_by_status_and_headers() -> None:
+    policy = CommitPolicy("buffered", stream_if=lambda head: head.get("X-Stream") == "yes" and head.status == 200)
+    assert (await Site(answer(b"a", b"b", headers=[(b"x-stream", b"yes")]), policy).get()).declared is None
+    assert (await Site(answer(b"a", b"b"), policy).get()).declared == 2
+
+
+# -- 13: what ends a response -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("commit", MODES)
+async def test_trailers_end_a_response_that_announced_them(commit: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200, "trailers": True})
+        await send({"type": BODY, "body": b"x"})
+        assert current_exchange().state != "sent"
+        await send({"type": "http.response.trailers", "headers": [], "more_trailers": True})
+        await send({"type": "http.response.trailers", "headers": []})
+        assert current_exchange().state == "sent"
+
+    site = Site(app, commit)
+    assert list(dict.fromkeys(kinds(await site.get()))) == ["start", "body", "trailers"]
+    assert site.outcome.ending is Ending.HANDED_OVER
+
+
+@pytest.mark.parametrize("commit", MODES)
+async def test_a_path_to_send_ends_a_response_and_is_held_as_a_message(commit: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200, "headers": [(b"content-length", b"9")]})
+        await send({"type": "http.response.pathsend", "path": "/srv/file"})
+
+    site = Site(app, commit)
+    server = await site.get(extensions=["http.response.pathsend"])
+    assert server.path == "/srv/file"
+    assert (site.outcome.ending, site.outcome.bytes_sent) == ("handed_over", None)
+
+
+@pytest.mark.parametrize("commit", MODES)
+async def test_a_descriptor_to_send_may_be_closed_by_the_application_meanwhile(commit: str) -> None:
+    read: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200})
+        with tempfile.TemporaryFile() as file:
+            file.write(b"contents")
+            file.flush()
+            await send({"type": "http.response.zerocopysend", "file": file, "offset": 0, "more_body": True})
+        with tempfile.TemporaryFile() as file:
+            await send({"type": "http.response.zerocopysend", "file": file, "more_body": False})
+
+    class Server(StrictASGIServer):
+        async def send(self, message: Any) -> None:
+            if message["type"] == "http.response.zerocopysend":
+                read.append(os.pread(message["file"].fileno(), 100, 0))
+                if not message["more_body"]:
+                    await super().send({"type": BODY})
+            else:
+                await super().send(message)
+
+    site = Site(app, commit)
+    await site.get(server=Server())
+    assert read == [b"contents", b""]
+    assert (site.outcome.ending, site.outcome.bytes_sent) == ("handed_over", None)
+
+
+# -- 14, 15: seeing the client leave ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("commit", [*MODES, "observe"])
+@pytest.mark.parametrize("reads", [False, True])
+async def test_a_client_that_leaves_mid_stream_is_aborted(commit: str, reads: bool) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if reads:
+            assert (await receive())["type"] == "http.request"
+        await send({"type": START, "status": 200})
+        for _ in range(4):
+            await send({"type": BODY, "body": b"x", "more_body": True})
+        await send({"type": BODY, "body": b"x"})
+
+    site = Site(app, commit, observe=commit == "observe")
+    await site.get(leaves_at=3, body=(b"a",))
+    assert site.outcome.ending is Ending.ABORTED
+    assert site.outcome.unit_of_work == ("none" if commit == "observe" else "committed")
+
+
+async def test_a_disconnect_after_the_last_send_began_means_nothing() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await answer(b"a", b"b")(scope, receive, send)
+        assert (await receive())["type"] == "http.request"
+        assert (await receive())["type"] == "http.disconnect"
+        assert (await receive())["type"] == "http.disconnect"
+
+    site = Site(app)
+    await site.get()
+    assert site.outcome.ending is Ending.HANDED_OVER
+
+
+async def test_what_is_read_besides_reaches_the_application() -> None:
+    got: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200})
+        await send({"type": BODY, "body": b"early", "more_body": True})
+        for _ in range(6):
+            await checkpoint()
+        more = True
+        while more:
+            message = await receive()
+            got.append(message["body"])
+            more = message["more_body"]
+        await send({"type": BODY})
+
+    await Site(app).get(method="POST", body=(b"1", b"2", b"3"))
+    assert got == [b"1", b"2", b"3"]
+
+
+async def test_a_head_request_is_never_aborted_by_its_disconnect() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await receive()
+        await answer()(scope, receive, send)
+
+    site, server = Site(app), StrictASGIServer("HEAD")
+    original = server.receive
+
+    async def receive() -> Any:  # granian tells of a disconnect as soon as it knows that no body is needed
+        return await original() if server._requests else {"type": "http.disconnect"}
+
+    server.receive = receive  # type: ignore[method-assign]
+    await site.get(server=server)
+    assert site.outcome.ending is Ending.HANDED_OVER
+
+
+async def test_a_client_that_waits_for_100_continue_is_not_told_to_go_on_by_us() -> None:
+    server = StrictASGIServer("POST", headers=[(b"expect", b"100-continue")], body=(b"never read",))
+    await Site(answer(b"a", b"b")).get(server=server)
+    assert server._requests == [b"never read"]
+
+
+@pytest.mark.parametrize(("on_disconnect", "verdict"), [("commit", "committed"), ("rollback", "rolled_back")])
+async def test_a_client_that_left_before_the_head_decides_only_where_the_policy_says_so(
+    on_disconnect: Any, verdict: str
+) -> None:
+    server = StrictASGIServer()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        server.leave()
+        for _ in range(4):
+            await checkpoint()
+        await answer(b"a", b"b")(scope, receive, send)
+
+    site = Site(app, CommitPolicy(on_disconnect=on_disconnect))
+    await site.get(server=server)
+    assert (site.outcome.ending, site.outcome.unit_of_work) == ("aborted", verdict)
+
+
+async def test_a_slow_one_message_response_is_watched_as_well() -> None:
+    server = StrictASGIServer()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await anyio.sleep(0.002)
+        server.leave()
+        await answer(b"all")(scope, receive, send)
+
+    site = Site(app)
+    await site.get(server=server)
+    assert site.outcome.ending is Ending.ABORTED
+
+
+# -- 16: a large last message -----------------------------------------------------------------------------------------
+
+
+async def test_a_large_last_message_is_handed_over_apart_from_the_end() -> None:
+    server = await Site(answer(b"x" * 70_000), observe=True).get()
+    assert [len(message.get("body", b"")) for message in server.messages[1:]] == [70_000, 0, 0]
+    assert [message.get("more_body", False) for message in server.messages[1:]] == [True, True, False]
+    assert len((await Site(answer(b"x" * 65_536), observe=True).get()).messages) == 2
+
+
+# -- 17, 18, 19: faults -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("commit", [*MODES, "observe"])
+@pytest.mark.parametrize("leaves_at", [1, 2, 3])
+async def test_an_oserror_from_send_is_aborted_and_passes_through(commit: str, leaves_at: int) -> None:
+    site = Site(answer(b"a", b"b", b"c"), commit, observe=commit == "observe")
+    server = StrictASGIServer(leaves_at=leaves_at, tells=True)
+    with pytest.raises(ConnectionLost):
+        await server.run(site.app)
+    assert site.outcome.ending is Ending.ABORTED
+    expected = {"observe": "none", "after_send": "rolled_back"}.get(commit, "committed")
+    assert site.outcome.unit_of_work == expected
+
+
+async def test_an_oserror_of_the_application_itself_is_failed() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200})
+        await send({"type": BODY, "body": b"a", "more_body": True})
+        raise FileNotFoundError("its own")
+
+    site = Site(app)
+    with pytest.raises(FileNotFoundError):
+        await StrictASGIServer().run(site.app)
+    assert site.outcome.ending is Ending.FAILED
+
+
+@pytest.mark.parametrize("commit", [*MODES, "observe"])
+async def test_an_application_that_raises_after_its_head_left_is_cut_off(commit: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200})
+        await send({"type": BODY, "body": b"a", "more_body": True})
+        raise KeyError("mid-body")
+
+    site, server = Site(app, commit, observe=commit == "observe"), StrictASGIServer()
+    with pytest.raises(KeyError):
+        await server.run(site.app)
+    assert not server.complete
+    assert site.outcome.ending is Ending.FAILED
+    if commit == "buffered":
+        assert server.messages == []
+
+
+@pytest.mark.parametrize("commit", [*MODES, "observe"])
+async def test_what_is_raised_behind_a_complete_response_passes_through_and_changes_nothing(commit: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await answer(b"page of the 500", status=500)(scope, receive, send)
+        raise KeyError("as Starlette does behind its own 500")
+
+    site, server = Site(app, commit, observe=commit == "observe"), StrictASGIServer()
+    with pytest.raises(KeyError):
+        await server.run(site.app)
+    assert server.complete
+    assert site.outcome.ending is Ending.HANDED_OVER
+    assert isinstance(site.outcome.exception, KeyError)
+
+
+@pytest.mark.parametrize("commit", [*MODES, "observe"])
+async def test_a_response_without_its_end_is_incomplete(commit: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200})
+        await send({"type": BODY, "body": b"half", "more_body": True})
+
+    site = Site(app, commit, observe=commit == "observe")
+    server = await site.get()
+    if commit == "buffered":  # not a byte has left, so the client can still be told
+        assert (server.status, site.outcome.unit_of_work) == (500, "rolled_back")
+    else:
+        assert site.outcome.ending is Ending.INCOMPLETE
+
+
+@pytest.mark.parametrize("commit", MODES)
+async def test_an_application_that_answers_nothing_rolls_back(commit: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+    site = Site(app, commit)
+    server = await site.get()
+    assert server.messages == []
+    assert (site.outcome.ending, site.outcome.unit_of_work) == ("incomplete", "rolled_back")
+
+
+async def test_a_head_without_a_body_is_decided_at_the_end() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200})
+
+    site = Site(app)
+    server = await site.get()
+    assert kinds(server) == ["start"]
+    assert (site.outcome.ending, site.outcome.unit_of_work) == ("incomplete", "committed")
+
+
+@pytest.mark.parametrize("error", [ValueError("hook"), SystemExit(3)])
+async def test_no_hook_raises_out_of_a_complete_response(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures: list[Failure] = []
+    ran: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        def fail(*_: object) -> None:
+            raise error
+
+        exchange = current_exchange()
+        exchange.on_finished(lambda _: ran.append("finished, registered first"))
+        exchange.on_finished(fail)
+        exchange.after_commit(fail)
+        exchange.after_commit(lambda: ran.append("committed"))
+        await answer(b"ok")(scope, receive, send)
+
+    site = Site(app, "after_send", on_error=failures.append)
+    assert (await site.get()).complete
+    assert ran == ["committed", "finished, registered first"]
+    assert [(failure.stage, failure.exception) for failure in failures] == [
+        ("after_commit", error),
+        ("on_finished", error),
+    ]
+    assert caplog.text.count("failed") >= 2
+
+
+async def test_a_failing_on_error_is_logged_too(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        current_exchange().on_finished(lambda _: 1 / 0)
+        await answer(b"ok")(scope, receive, send)
+
+    def on_error(failure: Failure) -> None:
+        raise LookupError("the pager is down")
+
+    await Site(app, on_error=on_error).get()
+    assert "ZeroDivisionError" in caplog.text
+    assert "the pager is down" in caplog.text
+
+
+async def test_async_hooks_are_awaited_in_order() -> None:
+    order: list[str] = []
+
+    def note(name: str) -> Callable[..., Any]:
+        async def hook(*_: object) -> None:
+            await checkpoint()
+            order.append(name)
+
+        return hook
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        exchange = current_exchange()
+        for turn in ("1", "2"):
+            exchange.on_start(note(f"on_start {turn}"))
+            exchange.before_commit(note(f"before_commit {turn}"))
+            exchange.after_commit(note(f"after_commit {turn}"))
+            exchange.after_rollback(note("never"))
+            exchange.on_finished(note(f"on_finished {turn}"))
+        await answer(b"ok")(scope, receive, send)
+
+    await Site(app).get()
+    assert order == [
+        *("on_start 2", "on_start 1", "before_commit 1", "before_commit 2"),
+        *("after_commit 1", "after_commit 2", "on_finished 2", "on_finished 1"),
+    ]
+
+
+@pytest.mark.parametrize("commit", [*MODES, "observe"])
+async def test_a_start_hook_changes_status_and_headers(commit: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        def change(exchange: Any) -> None:
+            exchange.status = 202
+            exchange.headers.append(("X-Seen", "yes"))
+
+        current_exchange().on_start(change)
+        await answer(b"ok", headers=[(b"x-app", b"1")])(scope, receive, send)
+
+    site = Site(app, commit, observe=commit == "observe")
+    server = await site.get()
+    assert server.status == site.outcome.status == 202
+    assert dict(server.headers)[b"x-seen"] == b"yes"
+    assert dict(server.headers)[b"x-app"] == b"1"
+
+
+@pytest.mark.parametrize("commit", [*MODES, "observe"])
+async def test_a_failing_start_hook_is_a_500_and_a_rollback(commit: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        current_exchange().on_start(lambda _: 1 / 0)
+        await answer(b"secret", b"more")(scope, receive, send)
+
+    site = Site(app, commit, observe=commit == "observe")
+    server = await site.get()
+    assert server.status == 500
+    assert b"secret" not in server.body
+    assert site.outcome.unit_of_work == ("none" if commit == "observe" else "rolled_back")
+
+
+@pytest.mark.parametrize("where", ["handler", "commit", "between", "body", "after"])
+@pytest.mark.parametrize("commit", MODES)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_native_cancellation_leaves_exactly_one_verdict(commit: str, where: str) -> None:
+    reached, may_go = asyncio.Event(), asyncio.Event()
+
+    async def stop_at(place: str) -> None:
+        if place == where:
+            reached.set()
+            await may_go.wait()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await stop_at("handler")
+        await send({"type": START, "status": 200})
+        await stop_at("between")
+        await send({"type": BODY, "body": b"a", "more_body": True})
+        await stop_at("body")
+        await send({"type": BODY, "body": b"b"})
+        await stop_at("after")
+
+    site = Site(app, commit)
+
+    class Unit(FakeUnits):
+        def __call__(self, exchange: object) -> Any:
+            unit = super().__call__(exchange)
+            plain = unit.commit
+
+            async def commit_slowly() -> None:
+                await stop_at("commit")
+                await plain()
+
+            unit.commit = commit_slowly
+            return unit
+
+    site.units = units = Unit(is_async=True)
+    site.app = PostResponseMiddleware(app, unit_of_work=units, commit=commit, on_finished=site.outcomes.append)  # type: ignore[arg-type]
+    task = asyncio.create_task(StrictASGIServer().run(site.app))
+    await reached.wait()
+    task.cancel()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    may_go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    ends = [call for call in units.log if call in ("commit", "rollback")]
+    assert len(ends) == 1
+    assert units.log[-1] == "close"
+    committed = ends == ["commit"]
+    assert site.outcome.unit_of_work == ("committed" if committed else "rolled_back")
+    complete = where == "after" or (where == "commit" and commit == "after_send")
+    assert site.outcome.ending == ("handed_over" if complete else "aborted")
+    if where in ("handler", "between"):
+        assert not committed
+    if where in ("commit", "after"):
+        assert committed
+
+
+async def test_a_cancelled_scope_does_not_cut_a_commit() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with anyio.CancelScope() as cancel:
+            current_exchange().before_commit(cancel.cancel)
+            await answer(b"a", b"b")(scope, receive, send)
+
+    site = Site(app)
+    await StrictASGIServer().run(site.app)
+    assert site.units.log == ["begin", "commit", "close"]
+    assert (site.outcome.ending, site.outcome.unit_of_work) == ("incomplete", "committed")
+
+
+async def test_a_send_left_to_another_task_does_not_lose_the_transaction() -> None:
+    started, may_commit = anyio.Event(), anyio.Event()
+
+    async def hold() -> None:
+        started.set()
+        await may_commit.wait()
+
+    async with anyio.create_task_group() as tasks:
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            current_exchange().before_commit(hold)
+            tasks.start_soon(_quietly, answer(b"ok"), scope, receive, send)
+            await started.wait()
+            tasks.start_soon(_release)
+
+        async def _release() -> None:
+            await checkpoint()
+            may_commit.set()
+
+        site = Site(app)
+        await StrictASGIServer().run(site.app)
+    assert site.units.log == ["begin", "commit", "close"]
+    assert site.outcome.unit_of_work is UnitState.COMMITTED
+
+
+async def _quietly(app: Any, scope: Any, receive: Any, send: Any) -> None:
+    try:
+        await app(scope, receive, send)
+    except RuntimeError:
+        return
+
+
+# -- 21, 22 -----------------------------------------------------------------------------------------------------------
+
+
+async def test_fewer_bytes_than_content_length_are_incomplete() -> None:
+    site = Site(answer(b"ab", headers=[(b"content-length", b"5")]), observe=True)
+    server = StrictASGIServer()
+    with pytest.raises(AssertionError, match="shorter"):
+        await server.run(site.app)
+    assert site.outcome.ending is Ending.FAILED
+
+    class Forgiving(StrictASGIServer):
+        def _check(self, message: Any) -> None: ...
+
+    site = Site(answer(b"ab", headers=[(b"content-length", b"5")]), observe=True)
+    await Forgiving().run(site.app)
+    assert (site.outcome.ending, site.outcome.bytes_sent) == ("incomplete", 2)
+    site = Site(answer(headers=[(b"content-length", b"5")]), observe=True)
+    await Forgiving("HEAD").run(site.app)
+    assert site.outcome.ending is Ending.HANDED_OVER
+
+
+async def test_over_http_2_a_send_that_never_returns_ends_with_the_client() -> None:
+    class Server(StrictASGIServer):
+        async def send(self, message: Any) -> None:
+            if message.get("body") == b"stuck":
+                self.leave()
+                await anyio.sleep_forever()
+            await super().send(message)
+
+    site = Site(answer(b"a", b"stuck", b"c"))
+    await site.get(server=Server(http_version="2"))
+    assert site.outcome.ending is Ending.ABORTED
+
+
+async def test_over_http_2_a_last_send_gets_a_little_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("postresponse.asgi.LINGER", 0.01)
+
+    class Server(StrictASGIServer):
+        async def send(self, message: Any) -> None:
+            if message.get("body") == b"last":
+                self.leave()
+                if self.stuck:
+                    await anyio.sleep_forever()
+                for _ in range(5):
+                    await checkpoint()
+            await super().send(message)
+
+        stuck = False
+
+    site = Site(answer(b"a", b"last"))
+    await site.get(server=Server(http_version="2"))
+    assert site.outcome.ending is Ending.HANDED_OVER
+    site = Site(answer(b"a", b"last"))
+    server = Server(http_version="2")
+    server.stuck = True
+    await site.get(server=server)
+    assert site.outcome.ending is Ending.ABORTED
+
+
+# -- installed twice --------------------------------------------------------------------------------------------------
+
+
+async def test_installed_twice_there_is_one_exchange_and_one_unit() -> None:
+    inner_units = FakeUnits(is_async=True)
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend((scope[KEY], current_exchange()))
+        await answer(b"ok")(scope, receive, send)
+
+    site = Site(PostResponseMiddleware(app, unit_of_work=inner_units))
+    await site.get()
+    assert seen[0] is seen[1]
+    assert inner_units.made == []
+    assert site.units.log == ["begin", "commit", "close"]
+
+
+@pytest.mark.parametrize("commit", MODES)
+async def test_a_unit_of_work_inside_an_observing_middleware_is_not_lost(commit: Any) -> None:
+    units = FakeUnits(is_async=True)
+    site = Site(PostResponseMiddleware(answer(b"ok"), unit_of_work=units, commit=commit), observe=True)
+    await site.get()
+    assert units.log == ["begin", "commit", "close"]
+    refused = FakeUnits({"begin": ValueError()}, is_async=True)
+    site = Site(PostResponseMiddleware(answer(b"ok"), unit_of_work=refused, commit=commit), observe=True)
+    assert (await site.get()).status == 500
+
+
+async def test_the_exchange_is_gone_after_the_request() -> None:
+    site = Site(answer(b"ok"))
+    await site.get()
+    with pytest.raises(NoExchange):
+        current_exchange()
+
+
+# -- policies of a view -----------------------------------------------------------------------------------------------
+
+
+async def test_a_view_has_its_own_policy() -> None:
+    @commit_policy("buffered")
+    async def view(scope: Any, receive: Any, send: Any) -> None:
+        await answer(b"a", b"b")(scope, receive, send)
+
+    assert (await Site(view).get()).declared == 2
+
+
+async def test_a_policy_by_scope() -> None:
+    def choose(scope: Any) -> str | None:
+        return "buffered" if scope["method"] == "POST" else None
+
+    assert (await Site(answer(b"a", b"b"), choose).get(method="POST")).declared == 2
+    assert (await Site(answer(b"a", b"b"), choose).get(method="GET")).declared is None
+
+
+async def test_a_policy_that_comes_too_late_is_refused() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200})
+        await send({"type": BODY, "body": b"a", "more_body": True})
+        with pytest.raises(ResponseStarted, match=r"setting the commit policy came too late: the response is sending"):
+            current_exchange().policy = "buffered"
+        await send({"type": BODY})
+
+    await Site(app).get()
+
+
+# -- the error response -----------------------------------------------------------------------------------------------
+
+
+async def test_error_response_may_be_plain_awaited_or_an_application() -> None:
+    plain = ErrorResponse(409, (("X-Own", "1"),), b"conflict")
+
+    def made(failure: Failure) -> ErrorResponse:
+        assert failure.stage == "commit"
+        return plain
+
+    async def awaited(failure: Failure) -> ErrorResponse:
+        return plain
+
+    def application(failure: Failure) -> Any:
+        headers = [(b"x-own", b"1"), (b"content-length", b"99")]
+        return answer(b"con", b"flict", status=409, headers=headers)
+
+    for make in (made, awaited, application):
+        server = await Site(answer(b"ok"), fails={"commit": ValueError()}, error_response=make).get()
+        assert (server.status, server.body, server.declared) == (409, b"conflict", 8)
+        assert dict(server.headers)[b"x-own"] == b"1"
+
+
+async def test_one_that_fails_falls_back_to_the_default(caplog: pytest.LogCaptureFixture) -> None:
+    async def silent(scope: Any, receive: Any, send: Any) -> None: ...
+
+    def bad(failure: Failure) -> Any:
+        raise LookupError("no template")
+
+    broken: list[Callable[[Failure], Any]] = [
+        bad,
+        lambda failure: "text",
+        lambda failure: silent,
+        lambda failure: ErrorResponse(500, (("X", "a\r\nSet-Cookie: b"),), b""),
+    ]
+    for make in broken:
+        server = await Site(answer(b"ok"), fails={"commit": ValueError()}, error_response=make).get()
+        assert server.status == 500
+        assert dict(server.headers)[b"content-type"] == b"application/problem+json"
+    assert caplog.text.count("error_response failed") == len(broken)
+
+
+# -- observing --------------------------------------------------------------------------------------------------------
+
+
+async def test_observing_says_when_each_response_left(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "postresponse.access")
+    site = Site(answer(b"ok"), observe=True)
+    await site.get()
+    assert "GET /orders 200: handed_over, unit of work none, head after" in caplog.text
+    moments = site.outcome.moments
+    assert moments.decided is not None
+    assert moments.head_sent is not None
+    assert moments.body_sent is not None
+    assert moments.began <= moments.decided <= moments.head_sent <= moments.body_sent <= moments.ended
+    assert (moments.settling, moments.settled) == (None, None)
+    assert site.outcome.sent
+
+
+async def test_drained_is_true_only_where_a_transport_shows_it() -> None:
+    class Transport:
+        size = 0
+
+        def get_write_buffer_size(self) -> int:
+            return self.size
+
+        def is_closing(self) -> bool:
+            return False
+
+    site, server = Site(answer(b"ok"), observe=True), StrictASGIServer()
+    server.transport = Transport()  # type: ignore[attr-defined]
+    await site.get(server=server)
+    assert site.outcomes.pop().drained is True
+    server = StrictASGIServer()
+    server.transport = Transport()  # type: ignore[attr-defined]
+    server.transport.size = 9  # type: ignore[attr-defined]
+    await site.get(server=server)
+    assert site.outcomes.pop().drained is None
+    await site.get()
+    assert site.outcome.drained is None

@@ -1,0 +1,97 @@
+"""The watch sees the client leave, keeps what it reads, and reads no further than it may."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+
+from postresponse.watch import Watch
+
+pytestmark = pytest.mark.anyio
+
+
+class Server:
+    def __init__(self) -> None:
+        self.send, self.messages = anyio.create_memory_object_stream[Any](10)
+        self.asked = 0
+        self.left = 0
+
+    async def receive(self) -> Any:
+        self.asked += 1
+        return await self.messages.receive()
+
+    def gone(self) -> None:
+        self.left += 1
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    server = Server()
+    yield server
+    server.send.close()
+    server.messages.close()
+
+
+async def settle() -> None:
+    for _ in range(6):
+        await anyio.lowlevel.checkpoint()
+
+
+async def test_a_disconnect_is_seen_without_anybody_asking(server: Server) -> None:
+    watch = Watch(server.receive, server.gone)
+    server.send.send_nowait({"type": "http.request", "body": b"", "more_body": False})
+    server.send.send_nowait({"type": "http.disconnect"})
+    await settle()
+    assert server.left == 1
+    assert (await watch.receive())["type"] == "http.request"
+    assert (await watch.receive())["type"] == "http.disconnect"
+    assert (await watch.receive())["type"] == "http.disconnect"
+    watch.stop()
+
+
+async def test_a_request_body_is_not_read_ahead_of_the_application(server: Server) -> None:
+    watch = Watch(server.receive, server.gone)
+    for body in (b"1", b"2", b"3"):
+        server.send.send_nowait({"type": "http.request", "body": body, "more_body": True})
+    await settle()
+    assert server.asked == 1
+    assert [(await watch.receive())["body"] for _ in range(3)] == [b"1", b"2", b"3"]
+    await settle()
+    assert server.asked <= 4
+    watch.stop()
+    await settle()
+
+
+async def test_a_cancelled_receive_loses_no_message(server: Server) -> None:
+    watch = Watch(server.receive, server.gone)
+    await settle()
+    with anyio.move_on_after(0):
+        await watch.receive()
+    server.send.send_nowait({"type": "http.request", "body": b"kept", "more_body": False})
+    assert (await watch.receive())["body"] == b"kept"
+    assert server.asked <= 2
+    watch.stop()
+    await settle()
+
+
+async def test_what_the_server_raises_reaches_whoever_asks() -> None:
+    async def receive() -> Any:
+        raise ConnectionError("the server failed")
+
+    watch = Watch(receive, lambda: None)
+    with pytest.raises(ConnectionError, match="the server failed"):
+        await watch.receive()
+    watch.stop()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_stopping_leaves_no_task_behind(server: Server) -> None:
+    before = asyncio.all_tasks()
+    watch = Watch(server.receive, server.gone)
+    await settle()
+    watch.stop()
+    await settle()
+    assert asyncio.all_tasks() == before
+    assert server.left == 0

@@ -1,0 +1,113 @@
+"""A clean-up that hangs is cut off; one that does not costs a lock."""
+
+import logging
+import os
+import socket
+import threading
+
+import pytest
+
+from postresponse import watchdog
+from postresponse.watchdog import within
+
+
+class Unit:
+    """A unit of work on a socket: a clean-up that reads hangs until somebody shuts the socket down."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.severed = threading.Event()
+
+    def rollback(self) -> bytes:
+        return self.ours.recv(1)
+
+    def sever(self) -> None:
+        self.severed.set()
+        self.ours.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.ours.close()
+        self.theirs.close()
+
+
+def test_a_hanging_call_is_severed_and_returns(caplog: pytest.LogCaptureFixture) -> None:
+    unit = Unit()
+    assert within(0.05, unit.rollback, (), unit) == b""
+    assert unit.severed.is_set()
+    assert "takes longer than 0.05 s" in caplog.text
+    unit.close()
+
+
+def test_a_call_in_time_is_left_alone_and_one_without_limit_never_looked_at() -> None:
+    unit = Unit()
+    assert within(30.0, len, ("four",), unit) == 4
+    assert within(None, len, ("four",), unit) == 4
+    assert not unit.severed.is_set()
+    unit.close()
+
+
+def test_a_shorter_limit_wakes_the_thread_that_waits_for_a_longer_one() -> None:
+    unit, bitten = Unit(), threading.Event()
+    disarm = watchdog._watchdog.arm(30.0, bitten.set)
+    assert within(0.05, unit.rollback, (), unit) == b""
+    disarm()
+    assert not bitten.is_set()
+    unit.close()
+
+
+def test_a_unit_that_cannot_be_severed_is_at_least_named(caplog: pytest.LogCaptureFixture) -> None:
+    logged = threading.Event()
+
+    class Seen(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            logged.set()
+
+    seen = Seen()
+    logging.getLogger("postresponse").addHandler(seen)
+    try:
+        assert within(0.05, logged.wait, (5.0,), object())
+    finally:
+        logging.getLogger("postresponse").removeHandler(seen)
+    assert "takes longer" in caplog.text
+
+
+def test_a_failing_bite_does_not_stop_the_next(caplog: pytest.LogCaptureFixture) -> None:
+    second = threading.Event()
+
+    def fail() -> None:
+        raise OSError("already closed")
+
+    watchdog._watchdog.arm(0.01, fail)
+    watchdog._watchdog.arm(0.02, second.set)
+    assert second.wait(5.0)
+    assert "could not be severed" in caplog.text
+
+
+def test_the_thread_ends_when_unused_and_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "IDLE", 0.0)
+    monkeypatch.setattr(watchdog, "TICK", 0.01)
+    dog, bitten = watchdog._Watchdog(), threading.Event()
+    before = set(threading.enumerate())
+    dog.arm(0.0, bitten.set)
+    assert bitten.wait(5.0)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5.0)
+    assert dog._wakes_at is None
+    bitten.clear()
+    dog.arm(0.0, bitten.set)
+    assert bitten.wait(5.0)
+
+
+def test_a_forked_child_has_a_watchdog_of_its_own() -> None:
+    watchdog._watchdog.arm(30.0, lambda: None)()  # the thread runs in this process, and would not in the child
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        bitten = threading.Event()
+        watchdog._watchdog.arm(0.0, bitten.set)
+        os.write(write, b"y" if bitten.wait(5.0) else b"n")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 1) == b"y"
+    os.close(read)
+    os.close(write)

@@ -1,0 +1,460 @@
+"""SQLAlchemy sessions as units of work, on databases whose COMMIT really fails."""
+
+import gc
+import logging
+import socket
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, insert, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from werkzeug.test import create_environ, run_wsgi_app
+
+from postresponse import asgi, current_exchange, wsgi
+from postresponse.core.lifecycle import Outcome, UnitState
+from postresponse.exceptions import ConfigurationError, NoExchange, WrongApplication
+from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
+from tests.fakes import StrictASGIServer
+from tests.services import postgres
+
+SCHEMA = """
+CREATE TABLE customer (id INTEGER PRIMARY KEY);
+CREATE TABLE orders (
+    id INTEGER PRIMARY KEY,
+    customer INTEGER REFERENCES customer (id) DEFERRABLE INITIALLY DEFERRED
+);
+"""
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    customer: Mapped[int | None]
+
+
+@contextmanager
+def disposed(engine: Engine) -> Iterator[Engine]:
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service("postgresql"))])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database with the two tables; its driver is left out."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'shop.sqlite3'}"
+        return
+    with postgres.schema() as name:
+        yield postgres.url() + f"?options=-csearch_path%3D{name}"
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    with disposed(create_engine(url.replace("postgresql:", "postgresql+psycopg:"))) as engine:
+        if engine.dialect.name == "sqlite":
+            event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys=ON"))
+        with engine.begin() as connection:
+            for statement in SCHEMA.strip().split(";\n"):
+                connection.execute(text(statement))
+        yield engine
+
+
+@pytest.fixture
+async def async_engine(engine: Engine) -> AsyncIterator[AsyncEngine]:
+    """The same database, through its async driver."""
+    if engine.dialect.name == "sqlite":
+        async_engine = create_async_engine(f"sqlite+aiosqlite:///{engine.url.database}")
+        event.listen(async_engine.sync_engine, "connect", _foreign_keys)
+    else:
+        path = str(engine.url.query["options"]).removeprefix("-csearch_path=")
+        async_engine = create_async_engine(
+            engine.url.set(drivername="postgresql+asyncpg", query={}),
+            connect_args={"server_settings": {"search_path": path}},
+        )
+    yield async_engine
+    await async_engine.dispose()
+
+
+def _foreign_keys(connection: Any, _: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def orders(engine: Engine) -> list[int]:
+    with engine.connect() as connection:
+        return list(connection.scalars(text("SELECT id FROM orders ORDER BY id")))
+
+
+def checked_out(engine: Any) -> int:
+    return int(engine.pool.checkedout())
+
+
+class WSGI:
+    """One application around a view, and the outcome of its last request."""
+
+    def __init__(self, engine: Engine, commit: Any = "head", **options: Any) -> None:
+        self.db = SQLAlchemyUnitOfWork(sessionmaker(engine))
+        self.outcomes: list[Outcome] = []
+        self.commit, self.options = commit, options
+
+    def get(self, view: Callable[[], Iterable[bytes]], status: str = "201 Created") -> str:
+        def app(environ: Any, start_response: Any) -> Iterable[bytes]:
+            body = view()
+            start_response(status, [("Content-Type", "text/plain"), ("Set-Cookie", "a=b")])
+            return body
+
+        wrapped = wsgi.PostResponseMiddleware(
+            app, unit_of_work=self.db, commit=self.commit, on_finished=self.outcomes.append, **self.options
+        )
+        _, answered, _ = run_wsgi_app(wrapped, create_environ("/orders"), buffered=True)
+        return answered
+
+    @property
+    def unit(self) -> UnitState:
+        return self.outcomes[-1].unit_of_work
+
+
+async def get(
+    db: Any, view: Callable[[], Any], commit: Any = "head", status: int = 201, **options: Any
+) -> tuple[int, UnitState]:
+    """Answer one request by the async *view*, and return the status and how the unit of work ended."""
+    outcomes: list[Outcome] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await view()
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"done"})
+
+    wrapped = asgi.PostResponseMiddleware(app, unit_of_work=db, commit=commit, on_finished=outcomes.append, **options)
+    server = await StrictASGIServer("POST").run(wrapped)
+    assert server.status is not None
+    assert not server.broken
+    return server.status, outcomes[-1].unit_of_work
+
+
+MODES = ["head", "buffered", "after_send"]
+
+
+@pytest.mark.parametrize("commit", MODES)
+def test_what_a_view_adds_is_committed(engine: Engine, commit: str) -> None:
+    site = WSGI(engine, commit)
+
+    def view() -> list[bytes]:
+        site.db.session.add(Order(id=1))
+        return [b"one"]
+
+    assert site.get(view) == "201 Created"
+    assert (orders(engine), site.unit, checked_out(engine)) == ([1], "committed", 0)
+
+
+@pytest.mark.parametrize("commit", MODES)
+def test_a_commit_that_fails_leaves_nothing_and_harms_nobody(engine: Engine, commit: str) -> None:
+    site = WSGI(engine, commit)
+
+    def refused() -> list[bytes]:
+        site.db.session.add(Order(id=1, customer=99))
+        return [b"one"]
+
+    def good() -> list[bytes]:
+        site.db.session.execute(insert(Order).values(id=2))
+        return [b"two"]
+
+    answered = site.get(refused)
+    assert answered == ("201 Created" if commit == "after_send" else "500 INTERNAL SERVER ERROR".title())
+    assert (orders(engine), site.unit, checked_out(engine)) == ([], "failed", 0)
+    assert site.get(good) == "201 Created"
+    assert (orders(engine), site.unit, checked_out(engine)) == ([2], "committed", 0)
+
+
+@pytest.mark.parametrize("commit", MODES)
+def test_a_status_from_400_rolls_back_core_text_included(engine: Engine, commit: str) -> None:
+    site = WSGI(engine, commit)
+
+    def view() -> list[bytes]:
+        site.db.session.execute(text("INSERT INTO orders (id) VALUES (1)"))
+        return [b"no"]
+
+    assert site.get(view, "409 Conflict") == "409 Conflict"
+    assert (orders(engine), site.unit, checked_out(engine)) == ([], "rolled_back", 0)
+
+
+@pytest.mark.parametrize("commit", MODES)
+def test_an_untouched_session_opens_no_connection(engine: Engine, commit: str) -> None:
+    opened: list[object] = []
+    event.listen(engine, "checkout", lambda *_: opened.append(1))
+    site = WSGI(engine, commit)
+    site.get(lambda: [b"nothing"])
+    assert (opened, site.unit) == ([], "committed")
+
+    def asks_only() -> list[bytes]:
+        assert isinstance(site.db.session, Session)
+        return [b"nothing"]
+
+    site.get(asks_only)
+    assert (opened, site.unit) == ([], "committed")
+
+
+def test_a_view_that_commits_itself_is_left_alone(engine: Engine) -> None:
+    site = WSGI(engine)
+
+    def view() -> list[bytes]:
+        site.db.session.add(Order(id=1))
+        site.db.session.commit()
+        return [b"mine"]
+
+    assert site.get(view, "500 Broken") == "500 Broken"
+    assert (orders(engine), site.unit) == ([1], "none")
+
+
+def test_in_head_mode_the_connection_is_back_before_the_first_byte(engine: Engine) -> None:
+    site = WSGI(engine)
+    seen: list[int] = []
+
+    def view() -> Iterator[bytes]:
+        site.db.session.add(Order(id=1))
+        site.db.session.flush()
+
+        def body() -> Iterator[bytes]:
+            yield b"first"
+            seen.append(checked_out(engine))
+            yield b"second"
+
+        return body()
+
+    site.get(view)
+    assert seen == [0]
+
+
+def test_a_late_write_is_rolled_back_and_warned_of(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    site = WSGI(engine)
+
+    def view() -> Iterator[bytes]:
+        session = site.db.session
+        session.add(Order(id=1))
+
+        def body() -> Iterator[bytes]:
+            yield b"first"
+            session.execute(text("INSERT INTO orders (id) VALUES (2)"))
+            yield b"second"
+
+        return body()
+
+    site.get(view)
+    assert (orders(engine), checked_out(engine)) == ([1], 0)
+    assert "GET /orders: late write" in caplog.text
+
+
+def test_a_late_read_works_and_is_no_late_write(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    site = WSGI(engine)
+    read: list[int] = []
+
+    def view() -> Iterator[bytes]:
+        site.db.session.add(Order(id=1))
+
+        def body() -> Iterator[bytes]:
+            yield b"first"
+            read.extend(site.db.session.scalars(text("SELECT id FROM orders")))
+            yield b"second"
+
+        return body()
+
+    site.get(view)
+    assert (read, checked_out(engine)) == ([1], 0)
+    assert "late write" not in caplog.text
+
+
+@pytest.mark.parametrize("commit", MODES)
+def test_a_request_leaves_neither_its_exchange_nor_its_session_to_the_collector(engine: Engine, commit: str) -> None:
+    site = WSGI(engine, commit)
+    alive: list[weakref.ref[Any]] = []
+
+    def view() -> list[bytes]:
+        site.db.session.add(Order(id=1))
+        alive.extend(weakref.ref(found) for found in (site.db.session, current_exchange()))
+        return [b"one"]
+
+    gc.disable()
+    try:
+        site.get(view)
+        assert [found() for found in alive] == [None, None]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("commit", MODES)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_an_async_session_keeps_the_same_promises(engine: Engine, async_engine: AsyncEngine, commit: str) -> None:
+    db = AsyncSQLAlchemyUnitOfWork(async_sessionmaker(async_engine))
+
+    async def good() -> None:
+        db.session.add(Order(id=1))
+
+    async def refused() -> None:
+        db.session.add(Order(id=2, customer=99))
+
+    async def own() -> None:
+        db.session.add(Order(id=3))
+        await db.session.commit()
+
+    async def nothing() -> None: ...
+
+    assert await get(db, good, commit) == (201, "committed")
+    assert await get(db, refused, commit) == (201 if commit == "after_send" else 500, "failed")
+    assert await get(db, own, commit) == (201, "none")
+    assert await get(db, nothing, commit) == (201, "committed")
+    assert await get(db, good, commit, status=404) == (404, "rolled_back")
+    assert orders(engine) == [1, 3]
+    assert checked_out(async_engine) == 0
+
+
+@pytest.mark.parametrize("commit", MODES)
+@pytest.mark.anyio
+async def test_a_sync_session_under_asgi_commits_on_a_thread(engine: Engine, commit: str) -> None:
+    db = SQLAlchemyUnitOfWork(sessionmaker(engine))
+    threads: list[threading.Thread] = []
+    event.listen(engine, "commit", lambda _: threads.append(threading.current_thread()))
+
+    async def view() -> None:
+        db.session.add(Order(id=1))
+
+    assert await get(db, view, commit) == (201, "committed")
+    assert orders(engine) == [1]
+    assert threads[0] is not threading.main_thread()
+    assert checked_out(engine) == 0
+
+
+class Blackhole:
+    """A proxy in front of PostgreSQL that at a word stops to pass anything on, with both ends still open."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.target = (host, port)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.dark = threading.Event()
+        self.sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(self.target)
+            self.sockets += [near, far]
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                if not self.dark.is_set():
+                    sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+
+    def close(self) -> None:
+        for opened in [self.listener, *self.sockets]:
+            opened.close()
+
+
+@pytest.fixture
+def blackhole() -> Iterator[Blackhole]:
+    proxy = Blackhole("127.0.0.1", 5432)
+    yield proxy
+    proxy.close()
+
+
+@pytest.mark.service("postgresql")
+def test_a_rollback_that_hangs_is_bounded_and_its_connection_given_up(
+    blackhole: Blackhole, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"postgresql+psycopg://postgres@127.0.0.1:{blackhole.port}/test"
+    with disposed(create_engine(url, connect_args={"gssencmode": "disable"})) as engine:
+        site = WSGI(engine, cleanup_timeout=0.3)
+
+        def view() -> list[bytes]:
+            site.db.session.execute(text("SELECT 1"))
+            blackhole.dark.set()
+            return [b"no"]
+
+        assert site.get(view, "409 Conflict") == "409 Conflict"
+        assert (site.unit, checked_out(engine)) == ("rolled_back", 0)
+        assert "its connection is severed" in caplog.text
+        blackhole.dark.clear()
+        site.get(lambda: [str(site.db.session.scalar(text("SELECT 1"))).encode()])
+        assert site.unit == "committed"
+
+
+@pytest.mark.service("postgresql")
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_an_async_rollback_that_hangs_is_bounded_too(
+    blackhole: Blackhole, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = create_async_engine(f"postgresql+asyncpg://postgres@127.0.0.1:{blackhole.port}/test")
+    db = AsyncSQLAlchemyUnitOfWork(async_sessionmaker(engine))
+
+    async def view() -> None:
+        await db.session.execute(text("SELECT 1"))
+        blackhole.dark.set()
+
+    async def again() -> None:
+        assert await db.session.scalar(text("SELECT 1")) == 1
+
+    with caplog.at_level(logging.ERROR):
+        assert await get(db, view, status=409, cleanup_timeout=0.3) == (409, "rolled_back")
+    assert "could not roll back" in caplog.text
+    assert checked_out(engine) == 0
+    blackhole.dark.clear()
+    assert await get(db, again) == (201, "committed")
+    await engine.dispose()
+
+
+def test_outside_of_a_request_the_session_says_why_there_is_none(engine: Engine) -> None:
+    db = SQLAlchemyUnitOfWork(sessionmaker(engine))
+    with pytest.raises(NoExchange, match="wrap the application"):
+        _ = db.session
+
+
+def test_a_session_of_another_middleware_says_so(engine: Engine) -> None:
+    site, other = WSGI(engine), SQLAlchemyUnitOfWork(sessionmaker(engine))
+
+    def view() -> list[bytes]:
+        with pytest.raises(NoExchange, match="outermost PostResponseMiddleware"):
+            _ = other.session
+        return [b"done"]
+
+    assert site.get(view) == "201 Created"
+
+
+def test_what_makes_no_session_is_refused_at_construction(engine: Engine) -> None:
+    with pytest.raises(ConfigurationError, match="one session for all requests"):
+        SQLAlchemyUnitOfWork(Session(engine))  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="use AsyncSQLAlchemyUnitOfWork"):
+        SQLAlchemyUnitOfWork(async_sessionmaker())  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="expected a sessionmaker"):
+        AsyncSQLAlchemyUnitOfWork("sqlite://")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="one session for all requests"):
+        AsyncSQLAlchemyUnitOfWork(AsyncSession())  # type: ignore[arg-type]
+
+
+def test_an_async_unit_of_work_is_refused_under_wsgi() -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        return []
+
+    with pytest.raises(WrongApplication, match="use its sync twin"):
+        wsgi.PostResponseMiddleware(app, unit_of_work=AsyncSQLAlchemyUnitOfWork(async_sessionmaker()))  # type: ignore[arg-type]
