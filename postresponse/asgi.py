@@ -12,7 +12,15 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal, Never, TypeVar
 
-from anyio import CancelScope, CapacityLimiter, current_time, fail_after, get_cancelled_exc_class, to_thread
+from anyio import (
+    CancelScope,
+    CapacityLimiter,
+    current_time,
+    fail_after,
+    get_cancelled_exc_class,
+    move_on_after,
+    to_thread,
+)
 from anyio import Event as Flag
 from anyio.lowlevel import checkpoint
 
@@ -148,8 +156,10 @@ class _ASGIExchange(Exchange):
     __slots__ = (
         "_concluded",
         "_concluding",
+        "_end_taken",
         "_flowing",
         "_held",
+        "_is_head",
         "_pending_send",
         "_receiving",
         "_server_receive",
@@ -163,6 +173,7 @@ class _ASGIExchange(Exchange):
         super().__init__(settings, {**scope, KEY: self}, time.monotonic_ns())
         self._server_receive = receive
         self._server_send = send
+        self._is_head = scope.get("method") == "HEAD"
         self._start: Mapping[str, Any] | None = None
         self._trailers = False
         self._held: HeldBody | None = None
@@ -172,27 +183,36 @@ class _ASGIExchange(Exchange):
         self._pending_send: CancelScope | None = None
         self._concluding = False
         self._concluded: Flag | None = None
+        self._end_taken: Flag | None = None
 
     # -- what the application calls -----------------------------------------------------------------------------
 
     def send(self, message: Any) -> Awaitable[Any]:
         """The `send` that the application gets."""
         if self._flowing and message["type"] == BODY and message.get("more_body", False):
-            self._bytes += len(message.get("body", b""))
-            return self._server_send(message)  # type: ignore[no-any-return]
+            size = self._bytes + len(message.get("body", b""))
+            if self._declared is None or size < self._declared:
+                self._bytes = size
+                return self._server_send(message)  # type: ignore[no-any-return]
         return self._send(message)
 
     async def receive(self) -> Any:
         """The `receive` that the application gets."""
         if self._watch is not None:
-            return await self._watch.receive()
-        self._receiving += 1
-        try:
-            message = await self._server_receive()
-        finally:
-            self._receiving -= 1
+            message = await self._watch.receive()
+        else:
+            self._receiving += 1
+            try:
+                message = await self._server_receive()
+            finally:
+                self._receiving -= 1
         if message["type"] == "http.disconnect":
             self._client_left()
+            if self._state is State.ENDING:
+                # hypercorn says it while the last send still runs, and Starlette would cancel that send for it.
+                self._end_taken = Flag()
+                with move_on_after(LINGER):
+                    await self._end_taken.wait()
         return message
 
     # -- from messages to events --------------------------------------------------------------------------------
@@ -215,9 +235,9 @@ class _ASGIExchange(Exchange):
             return
         if self._state is not State.SENDING:
             event = Event.FINAL if final else Event.BODY
-            if not await self._may_leave(self._advance(event), event, message):
-                return
-        await self._deliver(message, final=final)
+            message = await self._may_leave(self._advance(event), event, message)
+        if message is not None:
+            await self._deliver(message, final=final)
 
     async def _take_head(self, message: Any) -> None:
         action = self._advance(Event.START)
@@ -233,17 +253,17 @@ class _ASGIExchange(Exchange):
         for name, value in message.get("headers", ()):
             if name == b"content-length" and value.isdigit():
                 self._declared = int(value)
-        self._needs_no_body = status in (204, 304) or status < 200 or self._scope["method"] == "HEAD"
+        self._needs_no_body = status in (204, 304) or status < 200 or self._is_head
         if now - self._began > QUICK:
             self._begin_watch()
         if action is Action.HOLD:
             _check_head(message)
             self._streams()
         else:
-            await self._release(None)
+            await self._release()
 
-    async def _may_leave(self, action: Action, event: Event, message: Any) -> bool:
-        """Carry *action* out; True if the head has left and *message* may follow it."""
+    async def _may_leave(self, action: Action, event: Event, message: Any) -> Any:
+        """Carry *action* out, and return the message that may follow a head that has left, or None."""
         if action is Action.HOLD:
             action = await self._hold(message)
             if action is Action.SETTLE:  # over the limit, and to be streamed from here on: it is held already
@@ -253,15 +273,14 @@ class _ASGIExchange(Exchange):
         elif action is Action.REFUSE:
             action = await self._settle(refuse(self, Event.OVERFLOW))
         if action is Action.RELEASE:
-            final = message if event is Event.FINAL else None
-            return await self._release(final) and message is not None
+            return await self._release(message, final=event is Event.FINAL)
         if action is Action.REPLACE:
             await self._replace()
         elif action is Action.STOP:
             raise ResponseReplaced("the response was replaced by an error response; nobody takes the rest of it")
         elif action is Action.FORWARD:
             await self._server_send(message)
-        return False
+        return None
 
     async def _pass(self, message: Any) -> None:
         """Pass on a message that says nothing of the response's end, in order."""
@@ -293,34 +312,43 @@ class _ASGIExchange(Exchange):
                 held.mark({"type": BODY, "body": b"", "more_body": False})
         return action
 
-    async def _release(self, final: Mapping[str, Any] | None) -> bool:
-        """Hand over the head and what is held; False if a start hook failed and the response was replaced."""
+    async def _release(self, message: Any = None, *, final: bool = False) -> Any:
+        """Hand over the head and what is held, and return the *message* that follows; None if it was replaced."""
         if self._on_start is not None and not await self._perform(run_start_hooks(self)):
             self._advance(Event.REFUSED)
             await self._replace()
-            return False
-        start = self._written_start(final)
+            return None
+        start = self._written_start(message if final else None)
         self._advance(Event.HANDED)
         self._head_sent = time.monotonic_ns()
         await self._hand(start)
         if self._held is not None:
             self._begin_watch()
-            await self._release_held(self._held)
-        return True
+            return await self._release_held(self._held, message, final=final)
+        return message
 
-    async def _release_held(self, held: HeldBody) -> None:
+    async def _release_held(self, held: HeldBody, message: Any, *, final: bool) -> Any:
+        """Hand over what is held; its last bytes go with an empty last *message*, since nobody waits for that one."""
+        last_goes_along = final and message["type"] == BODY and not message.get("body")
+        last = b""
         items = held.take()
         on_thread = held.spilled
         try:
             while True:
                 item = await self._on_thread(next, items, None) if on_thread else next(items, None)
+                if last:
+                    if item is None:
+                        return {"type": BODY, "body": last, "more_body": False}
+                    await self._hand_part({"type": BODY, "body": last, "more_body": True}, len(last))
+                    last = b""
                 if item is None:
-                    return
+                    return message
                 if isinstance(item, dict):
                     await self._hand(item)
+                elif last_goes_along:
+                    last = item
                 else:
-                    self._bytes += len(item)
-                    await self._hand({"type": BODY, "body": item, "more_body": True})
+                    await self._hand_part({"type": BODY, "body": item, "more_body": True}, len(item))
         finally:
             held.close()
 
@@ -334,6 +362,7 @@ class _ASGIExchange(Exchange):
             _check_head(start)
         length = self._known_length(final)
         if length is not None:
+            self._declared = length
             headers = [*start.get("headers", ()), (b"content-length", str(length).encode())]
             start = {**start, "headers": headers}
         return start
@@ -359,30 +388,44 @@ class _ASGIExchange(Exchange):
         body = message.get("body", b"") if message["type"] == BODY else b""
         if message["type"] in ("http.response.pathsend", "http.response.zerocopysend"):
             self._counted = False
-        self._bytes += len(body)
         if not final:
             self._begin_watch()
-            await self._hand(message)
+            await self._hand_part(message, len(body))
             self._flowing = self._pending_send is None and self._state is State.SENDING
             return
         if len(body) > BARRIER:
             self._begin_watch()
             await self._hand({"type": BODY, "body": body, "more_body": True})
-            await self._hand({"type": BODY, "body": b"", "more_body": True})
-            message = {"type": BODY, "body": b"", "more_body": False}
+            await self._hand_part({"type": BODY, "body": b"", "more_body": True}, len(body))
+            message, body = {"type": BODY, "body": b"", "more_body": False}, b""
+        self._bytes += len(body)
         if self._watch is not None or self._receiving:
-            # A client's leaving is only seen when the loop gets a turn, and sends to a dead client give it none.
-            await checkpoint()
-            await checkpoint()
+            await self._look()
         self._flowing = False
         self._advance(Event.FINAL)
-        await self._hand(message)
+        try:
+            await self._hand(message)
+        finally:
+            if self._end_taken is not None:
+                self._end_taken.set()
         action = self._advance(Event.TAKEN)
         self._body_sent = time.monotonic_ns()
         if self._reported():
             self._drained = _drained(self._server_send)
         if action is Action.SETTLE and self._unit is not None:
             await self._perform(settle(self))
+
+    async def _hand_part(self, message: Any, size: int) -> None:
+        """Hand over a part; a client that leaves once it has all of Content-Length has not aborted it."""
+        await self._hand(message)
+        if self._declared is not None and self._bytes + size >= self._declared:
+            await self._look()
+        self._bytes += size
+
+    async def _look(self) -> None:
+        """Give the loop a turn: sends to a dead client do not, and its leaving would not be seen."""
+        await checkpoint()
+        await checkpoint()
 
     async def _hand(self, message: Any) -> None:
         """Hand *message* to the server."""
@@ -405,15 +448,14 @@ class _ASGIExchange(Exchange):
         response = await self._error_response(self._failure)
         if self._held is not None:
             self._held.close()
-        is_head = self._scope["method"] == "HEAD"
         self._status, self._headers, self._declared = response.status, list(response.headers), None
-        self._needs_no_body, self._counted = is_head, True
-        self._bytes = 0 if is_head else len(response.body)
+        self._needs_no_body, self._counted = self._is_head, True
+        self._bytes = 0 if self._is_head else len(response.body)
         self._head_sent = time.monotonic_ns()
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
         headers.append((b"content-length", str(len(response.body)).encode()))
         await self._hand({"type": "http.response.start", "status": response.status, "headers": headers})
-        await self._hand({"type": BODY, "body": b"" if is_head else response.body, "more_body": False})
+        await self._hand({"type": BODY, "body": b"" if self._is_head else response.body, "more_body": False})
         self._advance(Event.TAKEN)
         self._body_sent = time.monotonic_ns()
 
@@ -431,8 +473,11 @@ class _ASGIExchange(Exchange):
                 logger.error("%s: error_response failed; the default answers", self.route, exc_info=error)
             else:
                 return made
-        accept = next((value.decode("latin-1") for name, value in self._scope["headers"] if name == b"accept"), None)
-        return default_error_response(failure, accept)
+        return default_error_response(failure, self._request_header(b"accept"))
+
+    def _request_header(self, wanted: bytes) -> str | None:
+        headers = self._scope.get("headers", ())
+        return next((value.decode("latin-1") for name, value in headers if name == wanted), None)
 
     # -- the unit of work ---------------------------------------------------------------------------------------
 
@@ -448,8 +493,7 @@ class _ASGIExchange(Exchange):
     async def _settle(self, steps: Steps[Event]) -> Action:
         """End the unit of work, whatever is cancelled meanwhile, and take the result through the table."""
         if self._watch is not None and self.policy.on_disconnect == "rollback":
-            await checkpoint()
-            await checkpoint()
+            await self._look()
         try:
             step = next(steps)
         except StopIteration as stop:
@@ -519,7 +563,7 @@ class _ASGIExchange(Exchange):
         elif action is Action.REFUSE:
             action = await self._settle(refuse(self, Event.RETURNED))
         if action is Action.RELEASE:
-            await self._release(None)
+            await self._release()
         elif action is Action.REPLACE:
             await self._replace()
         if self._state is not State.OVER:
@@ -569,14 +613,15 @@ class _ASGIExchange(Exchange):
         return False
 
     def _begin_watch(self) -> None:
-        if self._watch is None and not self._receiving and self._scope["method"] != "HEAD":
+        if self._watch is None and not self._receiving and not self._is_head:
             # Asking uvicorn for the body answers "100 Continue", which is for the application to say.
-            if any(name == b"expect" for name, _ in self._scope["headers"]):
+            if self._request_header(b"expect") is not None:
                 return
             self._watch = Watch(self._server_receive, self._client_left)
 
     def _client_left(self) -> None:
-        if self._state < State.ENDING and self._scope is not None and self._scope["method"] != "HEAD":
+        has_all = self._declared is not None and self._bytes >= self._declared and self._state is State.SENDING
+        if self._state < State.ENDING and not self._is_head and not has_all:
             self._left = True
         if self._pending_send is not None:
             # The last send may be about to return: hypercorn tells of the disconnect while it still runs.
@@ -663,10 +708,12 @@ async def _answer_lifespan(app: ASGIApplication, scope: Any, receive: Any, send:
 
     try:
         await app(scope, ask, send)
-    except Exception:
+    except Exception as error:
         if asked:
             raise
-    while not asked:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        asked = message["type"] == "lifespan.shutdown"
+        logger.info("the application does not know lifespan, which is answered in its place: %r", error)
+    if not asked:
+        for kind in ("lifespan.startup", "lifespan.shutdown"):
+            if (await receive())["type"] != kind:
+                return
+            await send({"type": f"{kind}.complete"})

@@ -27,7 +27,7 @@ class Watch:
         on_disconnect: Called once, when the client has left.
     """
 
-    __slots__ = ("_arrived", "_asked", "_error", "_messages", "_on_disconnect", "_receive", "_stop")
+    __slots__ = ("_arrived", "_asked", "_error", "_messages", "_on_disconnect", "_over", "_receive", "_stop")
 
     def __init__(self, receive: Callable[[], Awaitable[Any]], on_disconnect: Callable[[], None]) -> None:
         self._receive = receive
@@ -36,6 +36,7 @@ class Watch:
         self._arrived = Event()
         self._asked = Event()
         self._error: BaseException | None = None
+        self._over = False
         self._stop: Callable[[], object] = self._start()
 
     def _start(self) -> Callable[[], object]:
@@ -56,6 +57,8 @@ class Watch:
         while not self._messages:
             if self._error is not None:
                 raise self._error
+            if self._over:
+                return await self._receive()
             self._asked.set()
             await self._arrived.wait()
         message = self._messages[0]
@@ -68,21 +71,23 @@ class Watch:
             await self._run()
 
     async def _run(self) -> None:
-        more = True
-        while more:
+        body_ended = False
+        while not self._over:
             try:
                 message = await self._receive()
+                kind, more_body = message["type"], message.get("more_body", False)
             except Exception as error:  # noqa: BLE001 (raised to whoever asks next)
-                self._error = error
-                more = False
+                self._error, self._over = error, True
             else:
                 self._messages.append(message)
-                more = message["type"] != "http.disconnect"
-                if not more:
+                # One that goes on behind the end of the body would go on for ever.
+                self._over = kind == "http.disconnect" or body_ended
+                body_ended = not more_body
+                if kind == "http.disconnect":
                     self._on_disconnect()
-                elif message.get("more_body"):
+                elif more_body:
                     self._asked = Event()
             arrived, self._arrived = self._arrived, Event()
             arrived.set()
-            if more and self._messages and self._messages[-1].get("more_body"):
+            if not self._over and not body_ended:
                 await self._asked.wait()

@@ -453,6 +453,32 @@ async def test_a_disconnect_after_the_last_send_began_means_nothing() -> None:
     assert site.outcome.ending is Ending.HANDED_OVER
 
 
+async def test_the_application_hears_of_it_once_the_last_send_has_returned() -> None:
+    class Server(StrictASGIServer):
+        async def send(self, message: Any) -> None:
+            if message.get("body") == b"last":
+                self.leave()
+                for _ in range(5):
+                    await checkpoint()
+                self.left = False
+            await super().send(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+
+        async def listen() -> None:  # as Starlette does
+            await receive()
+            tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen)
+            await answer(b"a", b"last")(scope, receive, send)
+
+    site = Site(app)
+    await site.get(server=Server())
+    assert site.outcome.ending is Ending.HANDED_OVER
+
+
 async def test_what_is_read_besides_reaches_the_application() -> None:
     got: list[bytes] = []
 

@@ -86,6 +86,33 @@ async def test_what_the_server_raises_reaches_whoever_asks() -> None:
     watch.stop()
 
 
+async def test_a_receive_that_always_has_an_empty_body_is_not_read_for_ever() -> None:
+    """What a stub in somebody's unit test does."""
+    asked = 0
+
+    async def receive() -> Any:
+        nonlocal asked
+        asked += 1
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    watch = Watch(receive, lambda: None)
+    await settle()
+    assert asked == 2
+    assert [(await watch.receive())["type"] for _ in range(4)] == ["http.request"] * 4
+    assert asked == 4
+    watch.stop()
+
+
+async def test_what_is_no_message_is_an_error_of_whoever_asks() -> None:
+    async def receive() -> Any:
+        return None
+
+    watch = Watch(receive, lambda: None)
+    with pytest.raises(TypeError):
+        await watch.receive()
+    watch.stop()
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_stopping_leaves_no_task_behind(server: Server) -> None:
     before = asyncio.all_tasks()
