@@ -10,13 +10,12 @@ import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Literal, Never, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from anyio import (
     CancelScope,
     CapacityLimiter,
     current_time,
-    fail_after,
     get_cancelled_exc_class,
     move_on_after,
     to_thread,
@@ -27,12 +26,12 @@ from anyio.lowlevel import checkpoint
 from postresponse.core.exchange import KEY, Exchange, Failure, _current
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, Outcome, State
 from postresponse.core.policy import CommitPolicy
-from postresponse.core.settings import Settings, check_application
+from postresponse.core.settings import Settings, check_application, known_options
 from postresponse.core.settlement import Step, Steps, finish, open_unit, refuse, run_start_hooks, settle
 from postresponse.error_response import ErrorResponse, default_error_response
 from postresponse.exceptions import InvalidHeader, MessageOrderError, ResponseReplaced, WrongApplication
 from postresponse.held import HeldBody
-from postresponse.shielding import shielded
+from postresponse.shielding import shielded, time_limit
 from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork
 from postresponse.watch import Watch
 from postresponse.watchdog import within
@@ -80,6 +79,7 @@ class PostResponseMiddleware:
         >>> app = PostResponseMiddleware(app)
     """
 
+    @known_options
     def __init__(
         self,
         app: ASGIApplication,
@@ -94,7 +94,6 @@ class PostResponseMiddleware:
         on_finished: Callable[[Outcome], Any] | None = None,
         on_error: Callable[[Failure], Any] | None = None,
         cleanup_timeout: float = 5.0,
-        **others: Never,
     ) -> None:
         check_application(app, 3)
         self.app = app
@@ -108,7 +107,6 @@ class PostResponseMiddleware:
             on_finished=on_finished,
             on_error=on_error,
             cleanup_timeout=cleanup_timeout,
-            others=others,
         )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -545,7 +543,7 @@ class _ASGIExchange(Exchange):
             return result
         if step.limit is None:
             return await result
-        with fail_after(step.limit):
+        async with time_limit(step.limit):
             return await result
 
     async def _on_thread(self, call: Callable[..., T], *args: Any) -> T:

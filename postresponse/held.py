@@ -31,9 +31,9 @@ class HeldBody:
         self._file: Any = None
         # Bytes are kept as themselves until they are spilled, then as the number that the file holds of them.
         self._order: deque[Any] = deque()
-        self.size = 0
-        self.chunks = 0
-        self.marked = False
+        self.size: int = 0
+        self.chunks: int = 0
+        self.marked: bool = False
 
     def append(self, chunk: bytes) -> bool:
         """Add *chunk*; True if the memory limit is passed and `spill` is due."""

@@ -6,13 +6,14 @@ wait, which is taken up again, and the cancellation is raised once the work has 
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from anyio import CancelScope
+from anyio import CancelScope, fail_after
 from anyio.lowlevel import checkpoint_if_cancelled
 
-__all__ = ["on_asyncio", "shielded"]
+__all__ = ["on_asyncio", "shielded", "time_limit"]
 
 T = TypeVar("T")
 
@@ -33,6 +34,20 @@ async def shielded(work: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T
         result = await work(*args)
     await checkpoint_if_cancelled()
     return result
+
+
+@asynccontextmanager
+async def time_limit(seconds: float) -> AsyncIterator[None]:
+    """Cancel what runs inside once, after so many *seconds*, and raise TimeoutError.
+
+    Once, and not on every turn of the loop as a cancel scope does: a driver that is cancelled awaits its own clean-up.
+    """
+    if on_asyncio():
+        async with asyncio.timeout(seconds):
+            yield
+    else:
+        with fail_after(seconds):
+            yield
 
 
 async def _in_its_own_task(work: Coroutine[Any, Any, T]) -> T:

@@ -17,12 +17,12 @@ import termios
 import time
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
-from typing import Any, Final, Literal, Never, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from postresponse.core.exchange import KEY, Exchange, Failure, _current
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, Outcome, State
 from postresponse.core.policy import CommitPolicy
-from postresponse.core.settings import Settings, check_application
+from postresponse.core.settings import Settings, check_application, known_options
 from postresponse.core.settlement import Step, Steps, finish, open_unit, refuse, run_start_hooks, settle
 from postresponse.error_response import ErrorResponse, default_error_response
 from postresponse.exceptions import InvalidHeader, MessageOrderError, WrongApplication
@@ -66,6 +66,7 @@ class PostResponseMiddleware:
         >>> app = PostResponseMiddleware(app)
     """
 
+    @known_options
     def __init__(
         self,
         app: WSGIApplication,
@@ -80,7 +81,6 @@ class PostResponseMiddleware:
         on_finished: Callable[[Outcome], Any] | None = None,
         on_error: Callable[[Failure], Any] | None = None,
         cleanup_timeout: float = 5.0,
-        **others: Never,
     ) -> None:
         check_application(app, 2)
         self.app = app
@@ -94,7 +94,6 @@ class PostResponseMiddleware:
             on_finished=on_finished,
             on_error=on_error,
             cleanup_timeout=cleanup_timeout,
-            others=others,
         )
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

@@ -125,7 +125,8 @@ class StrictASGIServer:
     """One HTTP request of a server that forgives nothing.
 
     Refuses messages that are out of order, of a wrong type, after the end, or that do not keep their Content-Length; a
-    second `receive` while one is pending; and a `receive` that is cancelled before the response is complete.
+    second `receive` while one is pending; and whatever comes after a `receive` that was cancelled before the response
+    was complete: one server answers that with a disconnect that never was.
 
     Args:
         method: The request's.
@@ -167,7 +168,7 @@ class StrictASGIServer:
         self._leaves_at = leaves_at
         self._tells = tells
         self._taken = 0
-        self._receiving = self._sending = False
+        self._receiving = self._sending = self._cancelled = False
         self._turn = anyio.Event()
         self.messages: list[dict[str, Any]] = []
         self.broken: list[str] = []
@@ -185,6 +186,7 @@ class StrictASGIServer:
     async def receive(self) -> dict[str, Any]:
         if self._receiving:
             self._refuse("receive() was called while another one is pending")
+        self._check_cancelled()
         self._receiving = True
         try:
             await checkpoint()
@@ -198,7 +200,7 @@ class StrictASGIServer:
             return {"type": "http.disconnect"}
         except BaseException:
             if not (self.left or self.complete):
-                self.broken.append("receive() was cancelled before the response was complete")
+                self._cancelled = True
             raise
         finally:
             self._receiving = False
@@ -206,6 +208,7 @@ class StrictASGIServer:
     async def send(self, message: Any) -> None:
         if self._sending:
             self._refuse("send() was called while another one is pending")
+        self._check_cancelled()
         self._sending = True
         try:
             await checkpoint()
@@ -227,6 +230,10 @@ class StrictASGIServer:
         self._turn.set()
 
     # -- what it is allowed to say
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled:
+            self._refuse("the application goes on after a receive() was cancelled before the response was complete")
 
     def _refuse(self, what: str) -> None:
         self.broken.append(what)

@@ -124,7 +124,7 @@ class Exchange:
 
     def __init__(self, settings: Settings, scope: Any, began: int) -> None:
         self._settings = settings
-        self._scope = scope
+        self._scope: Any = scope
         self._began = began
         self._state = State.PENDING
         self._moves = MOVES[settings.point]
@@ -367,8 +367,8 @@ class Exchange:
         self._moves = MOVES[self.policy.point]
 
     def _begin(self, unit: Any) -> None:
+        self._moves = MOVES[self.policy.point]  # a policy that is none raises, and nothing is begun
         self._unit = unit
-        self._moves = MOVES[self.policy.point]
 
     def _read_headers(self) -> list[tuple[str, str]]:
         """Return the headers that the application gave; each protocol writes them its own way."""
@@ -401,7 +401,8 @@ class Exchange:
         needs_headers = self.policy.commit_if is not below_400
         head = self._head() if needs_headers or self._status is None else Head(self._status)
         return verdict_of(
-            raised=self._raised,
+            # A response that was refused is no better than an exception: nothing that it stood for may be committed.
+            raised=self._raised or self._failure is not None,
             wanted=self._verdict,
             active=self._unit.active,
             left=self._left,

@@ -247,6 +247,14 @@ _AFTER_SEND: Final[dict[State, _Row]] = {
         Event.RETURNED: (State.OVER, Action.FINISH),
         Event.RAISED: (State.OVER, Action.FINISH),
     },
+    # Only where the policy was set after the head was given, and before it left.
+    State.DECIDED: {
+        Event.RESTART: (State.DECIDED, Action.HOLD),
+        Event.BODY: (State.READY, Action.RELEASE),
+        Event.FINAL: (State.READY, Action.RELEASE),
+        Event.RETURNED: (State.READY, Action.RELEASE),
+        Event.RAISED: (State.OVER, Action.FINISH),
+    },
     **_TAIL,
     State.ENDING: {**_TAIL[State.ENDING], Event.TAKEN: (State.SENT, Action.SETTLE)},
 }

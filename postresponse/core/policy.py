@@ -2,6 +2,7 @@
 
 import difflib
 import enum
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal
@@ -100,6 +101,7 @@ class CommitPolicy:
             return otherwise or DEFAULT_POLICY
         if isinstance(short, str):
             return (otherwise or DEFAULT_POLICY).but({"at": short})
+        _close(short)
         raise ConfigurationError(
             f"commit: expected 'head', 'buffered', 'after_send' or a CommitPolicy, found {short!r}"
         )
@@ -130,8 +132,18 @@ def _one_of(name: str, found: object, known: list[str]) -> str:
 
 
 def _callable(name: str, found: object) -> None:
-    if not callable(found):
+    if _close(found) or not callable(found):
         raise ConfigurationError(f"{name}: expected a function, found {found!r}")
+    if inspect.iscoroutinefunction(found):
+        raise ConfigurationError(f"{name}: expected a plain function, found an async one: {found!r}")
+
+
+def _close(found: object) -> bool:
+    """Whether *found* is a coroutine object, where a function or its answer was meant; nobody will await it."""
+    if inspect.iscoroutine(found):
+        found.close()
+        return True
+    return False
 
 
 def _positive(name: str, found: object) -> None:
@@ -177,7 +189,10 @@ def verdict_of(
         return Verdict.LEAVE
     if left and policy.on_disconnect == "rollback":
         return Verdict.ROLL_BACK
-    return Verdict.COMMIT if policy.commit_if(head) else Verdict.ROLL_BACK
+    answer = policy.commit_if(head)
+    if _close(answer):  # which is true, and would commit whatever it was about to say
+        raise ConfigurationError(f"commit_if: expected a plain function, {policy.commit_if!r} returned a coroutine")
+    return Verdict.COMMIT if answer else Verdict.ROLL_BACK
 
 
 def is_transient(error: BaseException | None) -> bool:

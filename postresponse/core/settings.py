@@ -1,26 +1,19 @@
 """What one middleware was told, checked once at construction; the same for both protocols."""
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 from postresponse.core.lifecycle import CommitPoint
 from postresponse.core.policy import CommitPolicy, unknown
 from postresponse.exceptions import ConfigurationError, WrongApplication
 
-__all__ = ["Settings", "check_application", "check_callback"]
+__all__ = ["Settings", "check_application", "check_callback", "known_options"]
 
-OPTIONS: Final = (
-    "unit_of_work",
-    "commit",
-    "error_response",
-    "on_commit_failed",
-    "on_finished",
-    "on_error",
-    "cleanup_timeout",
-)
+F = TypeVar("F", bound=Callable[..., None])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +49,6 @@ class Settings:
         on_finished: Any,
         on_error: Any,
         cleanup_timeout: Any,
-        others: dict[str, Any],
     ) -> "Settings":
         """Check every option and return them.
 
@@ -64,7 +56,6 @@ class Settings:
             ConfigurationError: An option is unknown, or has a value that it cannot have.
             WrongApplication: An async unit of work or callback was given to the WSGI middleware.
         """
-        unknown(others, OPTIONS, "PostResponseMiddleware")
         for name, callback in (
             ("error_response", error_response),
             ("on_commit_failed", on_commit_failed),
@@ -73,6 +64,11 @@ class Settings:
         ):
             if callback is not None:
                 check_callback(name, callback, is_async=is_async)
+        if inspect.iscoroutine(commit):
+            commit.close()
+            raise ConfigurationError("commit: expected a function, found a coroutine object; give the function itself")
+        if inspect.iscoroutinefunction(commit):
+            raise ConfigurationError(f"commit: expected a plain function, found an async one: {commit!r}")
         if unit_of_work is None:
             if commit is not None:
                 raise ConfigurationError(
@@ -102,6 +98,25 @@ class Settings:
     def point(self) -> CommitPoint:
         """The commit point of a request that says nothing itself."""
         return self.policy.point if self.unit_of_work is not None else CommitPoint.AFTER_SEND
+
+
+def known_options(init: F) -> F:
+    """Let *init* refuse an option that it does not have by naming the one that was probably meant.
+
+    A decorator, because a `**others` in the signature would not fit the types by which frameworks take a middleware.
+    """
+    known = [
+        name
+        for name, parameter in inspect.signature(init).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **options: Any) -> None:
+        unknown((name for name in options if name != "app"), known, type(self).__name__)
+        init(self, *args, **options)
+
+    return cast("F", checked)
 
 
 def _check_factory(factory: Any, *, is_async: bool) -> None:

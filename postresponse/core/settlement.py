@@ -12,7 +12,14 @@ from typing import Any, NamedTuple, TypeVar
 from postresponse.core.exchange import Exchange, Failure, Stage, access, logger
 from postresponse.core.lifecycle import Event, UnitState
 from postresponse.core.policy import Verdict
-from postresponse.exceptions import BodyTooLarge, CommitInDoubt, MessageOrderError, UnitOfWorkError, WrongApplication
+from postresponse.exceptions import (
+    BodyTooLarge,
+    CommitInDoubt,
+    InvalidHeader,
+    MessageOrderError,
+    UnitOfWorkError,
+    WrongApplication,
+)
 
 __all__ = ["Step", "Steps", "finish", "open_unit", "refuse", "run_start_hooks", "settle"]
 
@@ -37,6 +44,8 @@ class Step(NamedTuple):
 
 Steps = Generator[Step, Any, T]
 
+_CALLS = ("begin", "commit", "rollback", "close")
+
 # What ends a process or a task and is never swallowed; cancellation errors are no `Exception` on any event loop.
 _ERRORS = (Exception, SystemExit)
 
@@ -48,12 +57,15 @@ def open_unit(exchange: Exchange) -> Steps[bool]:
     try:
         assert settings.unit_of_work is not None
         unit = settings.unit_of_work(exchange)
+        if inspect.iscoroutine(unit):
+            unit.close()
+            raise UnitOfWorkError("unit_of_work: the factory returned a coroutine; open what takes time in begin()")
         if unit is None:
             raise UnitOfWorkError("unit_of_work: the factory returned None; it has to return a unit of work")
-        for name in ("begin", "commit", "rollback", "close", "active"):
+        for name in (*_CALLS, "active"):
             if not hasattr(unit, name):
                 raise UnitOfWorkError(f"unit_of_work: {unit!r} has no {name}; a unit of work needs it")
-        if not settings.is_async and inspect.iscoroutinefunction(unit.commit):
+        if not settings.is_async and any(inspect.iscoroutinefunction(getattr(unit, name)) for name in _CALLS):
             raise WrongApplication(f"unit_of_work: {type(unit).__name__} is async and cannot run under WSGI")
         exchange._begin(unit)
         if _touched(unit):
@@ -72,15 +84,25 @@ def open_unit(exchange: Exchange) -> Steps[bool]:
 def run_start_hooks(exchange: Exchange) -> Steps[bool]:
     """Run the start hooks, last registered first; False if one failed, and the client gets an error response."""
     hooks, exchange._on_start = exchange._on_start, None
-    for hook in reversed(hooks or ()):
-        try:
+    try:
+        for hook in reversed(hooks or ()):
             yield Step(hook, (exchange,))
-        except _ERRORS as error:
-            failure = exchange._fail("on_start", error)
-            logger.error("%s: an on_start hook failed", exchange.route, exc_info=error)
-            yield from _tell(exchange, failure)
-            return False
+        if exchange._headers is not None:
+            _check_changed(exchange._headers)
+    except _ERRORS as error:
+        failure = exchange._fail("on_start", error)
+        logger.error("%s: an on_start hook failed", exchange.route, exc_info=error)
+        yield from _tell(exchange, failure)
+        return False
     return True
+
+
+def _check_changed(headers: list[tuple[str, str]]) -> None:
+    """Refuse headers that cannot leave as long as the unit of work can still roll back (RFC 9110, section 5.5)."""
+    for name, value in headers:
+        if any(sign in part for part in (name, value) for sign in "\r\n\0"):
+            raise InvalidHeader(f"header {name!r}: {value!r} holds CR, LF or NUL; strip them or encode the value")
+        (name + value).encode("latin-1")
 
 
 def settle(exchange: Exchange) -> Steps[Event]:
@@ -177,18 +199,25 @@ def _close(exchange: Exchange) -> Steps[None]:
 
 
 def _clean_up(exchange: Exchange, call: Callable[[], Any], what: str) -> Steps[None]:
-    limit = exchange._settings.cleanup_timeout
     try:
-        yield Step(call, of_unit=True, limit=limit)
-    except _ERRORS as error:
+        yield Step(call, of_unit=True, limit=exchange._settings.cleanup_timeout)
+    except GeneratorExit:
+        raise
+    except BaseException as error:
         logger.error("%s: the unit of work could not %s", exchange.route, what, exc_info=error)
-        give_up = getattr(exchange._unit, "invalidate", None)
-        if give_up is None:
-            return
-        try:
-            yield Step(give_up, of_unit=True, limit=limit)
-        except _ERRORS as second:
-            logger.error("%s: its connection could not be given up either", exchange.route, exc_info=second)
+        yield from _give_up(exchange)
+        if not isinstance(error, _ERRORS):
+            raise
+
+
+def _give_up(exchange: Exchange) -> Steps[None]:
+    give_up = getattr(exchange._unit, "invalidate", None)
+    if give_up is None:
+        return
+    try:
+        yield Step(give_up, of_unit=True, limit=exchange._settings.cleanup_timeout)
+    except _ERRORS as error:
+        logger.error("%s: its connection could not be given up either", exchange.route, exc_info=error)
 
 
 def _after(exchange: Exchange) -> Steps[None]:
@@ -200,16 +229,38 @@ def _after(exchange: Exchange) -> Steps[None]:
 
 def finish(exchange: Exchange) -> Steps[None]:
     """Settle what is open, clean up after late use, and report the outcome; the state is `OVER`."""
-    unit = exchange._unit
     exchange._on_start = None
-    if unit is not None:
-        if not exchange._unit_ended:
-            # A rule that fails here, or a commit, is logged; there is no response left that it could change.
-            yield from settle(exchange)
-        elif getattr(unit, "touched", False):
+    passing: BaseException | None = None
+    if exchange._unit is not None:
+        try:
+            yield from _end_unit(exchange)
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 (raised below: the outcome is reported whatever happened)
+            passing = error
+    if exchange._reported():
+        yield from _report(exchange)
+    if passing is not None:
+        raise passing
+
+
+def _end_unit(exchange: Exchange) -> Steps[None]:
+    if exchange._unit_ended:
+        if getattr(exchange._unit, "touched", False):
             yield from _end_late_use(exchange)
-    if not exchange._reported():
         return
+    try:
+        # A rule that fails here, or a commit, is logged; there is no response left that it could change.
+        yield from settle(exchange)
+    except GeneratorExit:
+        raise
+    except BaseException:
+        if not exchange._unit_ended:
+            yield from _close(exchange)
+        raise
+
+
+def _report(exchange: Exchange) -> Steps[None]:
     outcome = exchange._outcome(exchange._settings.clock())
     hooks = list(reversed(exchange._on_finished or ()))
     if exchange._settings.on_finished is not None:

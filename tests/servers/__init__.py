@@ -1,0 +1,1 @@
+"""Real servers, real sockets, and what a client of them sees."""

@@ -1,0 +1,129 @@
+"""The command line: what it takes, what it answers, and its exit codes."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from postresponse import __version__
+from postresponse.cli import main
+from postresponse.demo import measurement
+from postresponse.demo.measurement import Tally
+from postresponse.demo.ways import WAYS, Way
+
+Captured = pytest.CaptureFixture[str]
+SCRIPT = Path(sys.executable).parent / "postresponse"
+
+
+def tallies(**spoiled: int) -> list[Tally]:
+    """What a run of one order and one failure would count, with figures of the head mode replaced by *spoiled*."""
+    found = [Tally(way, answered=1, failed=1, next_ok=1, milliseconds=[1.0]) for way in WAYS]
+    for name, figure in spoiled.items():
+        setattr(found[1], name, figure)
+    return found
+
+
+def measuring(found: list[Tally]) -> Callable[..., list[Tally]]:
+    """Stand in for a measurement."""
+
+    def measure(*, orders: int, failures: int, progress: Callable[[Way, int, int], object]) -> list[Tally]:
+        for tally in found:
+            progress(tally.way, orders + failures, orders + failures)
+        return found
+
+    return measure
+
+
+@pytest.mark.parametrize("command", [[str(SCRIPT)], [sys.executable, "-m", "postresponse"]], ids=["script", "module"])
+def test_the_command_and_the_module_say_their_version(command: list[str]) -> None:
+    said = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout == f"postresponse {__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["dmeo"], ["demo", "--jsno"]])
+def test_a_call_that_means_nothing_ends_with_2_and_says_what_there_is(argv: list[str], capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    assert "usage: postresponse" in capsys.readouterr().err
+
+
+def test_the_help_of_the_demo_documents_every_exit_code(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.split("exit codes:\n")[1].splitlines()] == ["0", "1", "2", "3", "130"]
+
+
+@pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "aiosqlite", "greenlet"])
+def test_without_the_extra_the_demo_says_how_to_install_it(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert main(["demo"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"needs {missing}, " in captured.err
+    assert "pip install 'postresponse[demo]'" in captured.err
+
+
+def test_a_demo_that_finds_the_promises_kept_ends_with_0(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr(measurement, "measure", measuring(tallies()))
+    assert main(["demo"]) == 0
+    captured = capsys.readouterr()
+    assert "did NOT" not in captured.out
+    assert captured.err.splitlines() == [f"{way.title}: 110 orders" for way in WAYS]
+
+
+@pytest.mark.parametrize("spoiled", [{"missed": 1}, {"false_success": 1}, {"next_ok": 0}], ids=str)
+def test_a_demo_that_finds_a_promise_broken_says_so_and_ends_with_1(
+    spoiled: dict[str, int], monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(measurement, "measure", measuring(tallies(**spoiled)))
+    assert main(["demo"]) == 1
+    assert "postresponse, commit='head' did NOT do what it promises." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("uvicorn", "said"),
+    [
+        ("raise SystemExit('it is broken')", "it is broken"),
+        (
+            "class Config:\n def __init__(self, *_, **__): pass\n"
+            "class Server(Config):\n def run(self, sockets): 1 / 0\n",
+            "1 / 0",
+        ),
+    ],
+    ids=["does not start", "dies at once"],
+)
+def test_a_server_that_does_not_run_ends_the_demo_with_3_and_is_quoted(
+    uvicorn: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    tmp_path.joinpath("uvicorn.py").write_text(uvicorn)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert main(["demo"]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "the server of the demo did not run" in captured.err
+    assert said in captured.err
+
+
+def test_the_command_also_works_off_the_main_thread_where_no_signal_can_be_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measurement, "measure", measuring(tallies()))
+    with ThreadPoolExecutor() as threads:
+        assert threads.submit(main, ["demo"]).result() == 0
+
+
+def test_an_interrupted_demo_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    def interrupted(**_options: object) -> list[Tally]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measurement, "measure", interrupted)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err.strip() == "interrupted"

@@ -1,0 +1,194 @@
+"""Each example is started as its docstring says, on a real server, and asked over a real socket."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.servers.client import Client, Connection, Fields, Response
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+JSON: Fields = (("Content-Type", "application/json"),)
+FORM: Fields = (("Content-Type", "application/x-www-form-urlencoded"),)
+
+
+@dataclass(frozen=True)
+class Example:
+    """An example and how it wants to be asked."""
+
+    name: str
+    fields: Fields = ()
+    body: Callable[[str], bytes] = str.encode
+    path: str = "/orders"
+    items: Callable[[bytes], list[str]] = lambda body: json.loads(body)["items"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+SHOPS = [
+    Example("django_app", FORM, lambda item: f"item={item}".encode()),
+    Example("flask_app", FORM, lambda item: f"item={item}".encode()),
+    Example("fastapi_app", JSON, lambda item: json.dumps({"item": item}).encode(), items=json.loads),
+    Example("starlette_app", JSON, lambda item: json.dumps({"item": item}).encode()),
+    Example("plain_wsgi", path="/", items=lambda body: body.decode().split()),
+    Example("plain_asgi", path="/", items=lambda body: body.decode().split()),
+]
+
+
+@dataclass
+class Running:
+    """An example that is being served."""
+
+    port: int
+    folder: Path
+
+    def stored(self) -> list[str]:
+        """Look into its database, beside the server."""
+        (database,) = self.folder.glob("*/shop.sqlite3")
+        with closing(sqlite3.connect(database)) as connection:
+            return [item for (item,) in connection.execute("SELECT item FROM orders ORDER BY rowid")]
+
+    def log(self) -> str:
+        """What the server printed."""
+        return (self.folder / "server.log").read_text()
+
+
+@contextmanager
+def serving(command: str, folder: Path) -> Iterator[Running]:
+    """Start an example by *command*, on a free port in the place of 8000, and stop it."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    program, *arguments = shlex.split(command.replace("8000", str(port)))
+    running = Running(port, folder)
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(EXAMPLES), "PYTHONUNBUFFERED": "1"}
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / Path(program).name), *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 20
+        while not listens(port):
+            assert process.poll() is None, running.log()
+            assert time.monotonic() < deadline, running.log()
+            time.sleep(0.01)
+        yield running
+    finally:
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        process.kill()
+        process.wait()
+
+
+def first_command(name: str) -> str:
+    """The first command in an example's docstring."""
+    found = re.search(r"^ *(\.venv/bin/.*)$", (EXAMPLES / f"{name}.py").read_text(), re.MULTILINE)
+    assert found, f"{name} does not say how to run it"
+    return found[1]
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens on *port*."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def until(holds: Callable[[], bool], timeout: float = 10.0) -> bool:
+    """Wait for *holds*."""
+    deadline = time.monotonic() + timeout
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_is_short_and_says_what_it_shows_and_how_to_run_it(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) < 60
+    assert re.match(r'"""[A-Z].*[.]\n\n', source)
+    assert f"examples/{path.name}" in first_command(path.stem) or path.stem in first_command(path.stem)
+
+
+def test_every_example_is_run_here() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"sse_stream", *(shop.name for shop in SHOPS)}
+
+
+SAID = [pytest.param(shop, first_command(shop.name), id=shop.name) for shop in SHOPS]
+ON_WAITRESS = [
+    pytest.param(shop, f".venv/bin/waitress-serve --listen=127.0.0.1:8000 {target}", id=f"{shop.name} on waitress")
+    for shop in SHOPS
+    for target in ("django_app:application", "flask_app:app", "plain_wsgi:app")
+    if target.startswith(f"{shop.name}:")
+]
+
+
+@pytest.mark.parametrize(("shop", "command"), [*SAID, *ON_WAITRESS])
+def test_an_order_is_stored_when_its_201_is_here_and_one_that_was_refused_is_not(
+    shop: Example, command: str, tmp_path: Path
+) -> None:
+    def order(client: Client, item: str) -> Response:
+        return client.request("POST", shop.path, shop.fields, shop.body(item))
+
+    with serving(command, tmp_path) as running, Client(running.port) as client:
+        wanted = [f"tea-{number}" for number in range(5)]
+        for number, item in enumerate(wanted):
+            answer = order(client, item)
+            stored = running.stored()
+            assert answer.status == 201, running.log()
+            assert stored == wanted[: number + 1]
+        refused = order(client, "gold")
+        assert refused.status == 409, running.log()
+        assert running.stored() == wanted
+        listed = client.request("GET", shop.path)
+        assert (listed.status, shop.items(listed.body)) == (200, wanted), running.log()
+        if shop.name == "starlette_app":
+            # A receipt is sent behind the response to its order: the last may still be under way.
+            assert until(lambda: json.loads(client.request("GET", "/receipts").body) == {"items": wanted})
+        if shop.name == "plain_wsgi":
+            marks = [response.head.get("x-good") for response in (answer, refused, listed)]
+            assert marks == ["yes", "no", "yes"]
+        if shop.name == "plain_asgi":
+            expected = ["201 handed_over, unit of work committed", "409 handed_over, unit of work rolled_back"]
+            assert until(lambda: [line for line in running.log().splitlines() if "unit of" in line][4:6] == expected)
+        assert "Traceback" not in running.log()
+
+
+def test_subscribers_hear_of_committed_orders_only_and_leave_without_harm(tmp_path: Path) -> None:
+    with serving(first_command("sse_stream"), tmp_path) as running, Client(running.port) as client:
+        assert client.request("POST", "/orders", body=b"coffee").status == 201
+        with Connection(running.port) as subscriber:
+            subscriber.send("GET", "/events")
+            head = subscriber.read_head()
+            events = subscriber.read_body(head)
+            assert (head.status, head.get("content-type")) == (200, "text/event-stream; charset=utf-8")
+            assert next(events) == b"event: count\ndata: 1\n\n"
+            # The pool has one connection, and the stream is open: these would wait for it in vain.
+            assert client.request("POST", "/orders", body=b"gold").status == 409
+            assert client.request("POST", "/orders", body=b"tea").status == 201
+            assert next(events) == b"event: order\ndata: tea\n\n"
+            assert running.stored() == ["coffee", "tea"]
+        assert client.request("POST", "/orders", body=b"milk").status == 201
+        assert running.stored() == ["coffee", "tea", "milk"]
+        assert "Traceback" not in running.log()

@@ -1,0 +1,492 @@
+"""The README does what it says: each code block runs, each command is the real one, each name exists."""
+
+import asyncio
+import dataclasses
+import importlib
+import inspect
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from postresponse import CommitPolicy, Outcome, asgi, wsgi
+from postresponse.core.exchange import Exchange
+from postresponse.core.lifecycle import CommitPoint, Ending, Moments, State, UnitState
+from postresponse.core.policy import Head
+from postresponse.demo.report import HEADINGS
+from postresponse.demo.ways import HEAD, WAYS
+from tests.servers.client import Client
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+Namespace = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block, under its nearest heading, and the line of its first line of code."""
+
+    heading: str
+    language: str
+    code: str
+    line: int
+
+
+def blocks() -> Iterator[Block]:
+    """Find every fenced block."""
+    heading, language, start, lines = "", "", 0, list[str]()
+    for number, line in enumerate(README.splitlines(), 1):
+        if start and line == "```":
+            yield Block(heading, language, "\n".join(lines) + "\n", start)
+            start, lines = 0, []
+        elif start:
+            lines.append(line)
+        elif line.startswith("```"):
+            language, start = line.removeprefix("```"), number + 1
+        elif line.startswith("#"):
+            heading = line.lstrip("# ")
+    assert not start, "a block is not closed"
+
+
+BLOCKS = list(blocks())
+
+
+def of(language: str, heading: str) -> list[Block]:
+    """The blocks of one language under one heading."""
+    return [block for block in BLOCKS if (block.language, block.heading) == (language, heading)]
+
+
+# -- what the Python blocks do ------------------------------------------------------------------------------------
+
+
+def rows(name: str) -> list[str]:
+    """Look into the database that a block made."""
+    with closing(sqlite3.connect(f"{name}.sqlite3")) as connection:
+        return [item for (item,) in connection.execute("SELECT item FROM orders ORDER BY rowid")]
+
+
+def post(found: Namespace, path: str) -> Any:
+    """Post to a Flask application, and close the response as a server does."""
+    return found["app"].test_client().post(path, buffered=True)
+
+
+def post_to_asgi(found: Namespace, *paths: str) -> list[httpx.Response]:
+    """Post to an ASGI application, and give its connections back on the loop that opened them."""
+
+    async def ask() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(found["app"], raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://readme") as client:
+            answers = [await client.post(path) for path in paths]
+        await found["db"]._make.kw["bind"].dispose()
+        return answers
+
+    return asyncio.run(ask())
+
+
+def check_first_lines(found: Namespace) -> None:
+    assert post(found, "/orders/tea").status_code == 201
+    assert rows("shop") == ["tea"]
+
+
+def check_observing(found: Namespace) -> None:
+    assert post(found, "/nowhere").status_code == 404
+    (outcome,) = found["outcomes"]
+    assert (outcome.ending, outcome.unit_of_work, outcome.status) == ("handed_over", "none", 404)
+
+
+def check_policy(found: Namespace) -> None:
+    statuses = [post(found, path).status_code for path in ("/dry-run", "/failed-login", "/report", "/import?quick")]
+    assert statuses == [200, 403, 200, 200]
+    assert rows("policy") == ["failed-login", "report-0", "report-1", "report-2", "import"]
+
+
+def check_hooks(found: Namespace) -> None:
+    answers = post_to_asgi(found, "/orders", "/orders?fail")
+    assert [answer.status_code for answer in answers] == [200, 500]
+    assert found["told"] == [
+        "after_commit",
+        "receipt",
+        "on_finished: handed_over, committed",
+        "on_finished: handed_over, failed",
+    ]
+    assert rows("hooks") == ["tea"]
+
+
+def check_error_response(found: Namespace) -> None:
+    answer = post(found, "/orders")
+    assert (answer.status_code, answer.text) == (500, "Your order was not taken.\n")
+    assert "Location" not in answer.headers
+
+
+def check_fastapi(found: Namespace) -> None:
+    assert [answer.status_code for answer in post_to_asgi(found, "/orders")] == [201]
+    assert rows("fastapi") == ["tea"]
+
+
+def check_advanced_alchemy(found: Namespace) -> None:
+    assert [found["policy"].commit_if(Head(status)) for status in (200, 204, 302, 404)] == [True, True, False, False]
+
+
+def check_flask(found: Namespace) -> None:
+    assert post(found, "/orders").status_code == 201
+    assert rows("flask") == ["tea"]
+
+
+CHECKS: dict[str, Callable[[Namespace], None]] = {
+    "postresponse": check_first_lines,
+    "One example for each need": check_observing,
+    "Policy: when, and whether": check_policy,
+    "Hooks": check_hooks,
+    "When a commit fails": check_error_response,
+    "From a FastAPI `yield` dependency": check_fastapi,
+    "From advanced-alchemy's autocommit": check_advanced_alchemy,
+    "From a Flask teardown function": check_flask,
+}
+"""By heading; the blocks under one heading share a namespace. Django's has a test of its own."""
+
+DJANGO = "From Django's ATOMIC_REQUESTS"
+
+
+def test_no_python_block_is_left_out() -> None:
+    assert {block.heading for block in BLOCKS if block.language == "python"} == {*CHECKS, DJANGO}
+
+
+@pytest.mark.parametrize("heading", CHECKS)
+def test_the_python_blocks_under_a_heading_run_and_do_what_is_said(
+    heading: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)  # of this process, not the README's to change
+    found: Namespace = {"__name__": "readme"}
+    for block in of("python", heading):
+        # The line numbers of a traceback are the README's.
+        exec(compile("\n" * (block.line - 1) + block.code, ROOT / "README.md", "exec"), found)
+    CHECKS[heading](found)
+    for made in (found.get("db"), found.get("Session")):
+        engine = getattr(getattr(made, "_make", made), "kw", {}).get("bind")
+        if engine is not None and not hasattr(engine, "sync_engine"):
+            engine.dispose()
+
+
+def test_the_django_block_runs_and_a_404_commits_only_as_the_text_says(tmp_path: Path) -> None:
+    (block,) = of("python", DJANGO)
+    (tmp_path / "wsgi.py").write_text(block.code)
+    (tmp_path / "site_settings.py").write_text(
+        textwrap.dedent(
+            """
+            import os
+            from pathlib import Path
+
+            FOLDER = Path(__file__).parent
+            ATOMIC = bool(os.environ.get("README_ATOMIC"))
+            SECRET_KEY = "x"
+            ALLOWED_HOSTS = ["*"]
+            ROOT_URLCONF = "site_urls"
+            DATABASES = {
+                "default": {
+                    "ENGINE": "django.db.backends.sqlite3", "NAME": FOLDER / "django.sqlite3", "ATOMIC_REQUESTS": ATOMIC
+                }
+            }
+            """
+        )
+    )
+    (tmp_path / "site_urls.py").write_text(
+        textwrap.dedent(
+            """
+            from django.db import connection
+            from django.http import Http404, HttpResponse
+            from django.urls import path
+
+            def store(item):
+                with connection.cursor() as cursor:
+                    cursor.execute("INSERT INTO orders VALUES (%s)", [item])
+
+            def place(request):
+                store("placed")
+                return HttpResponse(status=201)
+
+            def returned(request):
+                store("returned 404")
+                return HttpResponse(status=404)
+
+            def raised(request):
+                store("raised 404")
+                raise Http404
+
+            urlpatterns = [path("placed", place), path("returned", returned), path("raised", raised)]
+            """
+        )
+    )
+    (tmp_path / "drive.py").write_text(
+        textwrap.dedent(
+            """
+            import os
+            import sys
+
+            import wsgi
+            from postresponse import CommitPolicy
+            from werkzeug.test import Client
+
+            application = wsgi.application
+            if os.environ.get("README_ATOMIC"):
+                policy = CommitPolicy(commit_if=lambda head: True)
+                application = wsgi.PostResponseMiddleware(
+                    application.app, unit_of_work=wsgi.DjangoUnitOfWork(), commit=policy
+                )
+            for path in sys.argv[1:]:
+                print(Client(application).post(path, buffered=True).status_code)
+            """
+        )
+    )
+    with closing(sqlite3.connect(tmp_path / "django.sqlite3")) as connection:
+        connection.execute("CREATE TABLE orders (item TEXT)")
+    stored = []
+    for environment in ({}, {"README_ATOMIC": "1"}):
+        ran = subprocess.run(
+            [sys.executable, "drive.py", "/placed", "/returned", "/raised"],
+            cwd=tmp_path,
+            env={**os.environ, "DJANGO_SETTINGS_MODULE": "site_settings", **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.stdout.split() == ["201", "404", "404"], ran.stderr
+        with closing(sqlite3.connect(tmp_path / "django.sqlite3")) as connection:
+            stored.append([item for (item,) in connection.execute("SELECT item FROM orders")])
+            connection.execute("DELETE FROM orders")
+            connection.commit()
+    assert stored == [["placed"], ["placed", "returned 404"]]
+
+
+# -- the first screen -----------------------------------------------------------------------------------------------
+
+
+def test_the_two_commands_come_first_and_are_what_the_project_provides() -> None:
+    first = BLOCKS[0]
+    assert first.language == "sh"
+    assert first.code.splitlines() == [
+        "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/postresponse demo",
+        ".venv/bin/pytest",
+    ]
+    assert PYPROJECT["project"]["scripts"]["postresponse"] == "postresponse.cli:main"
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    assert any(re.fullmatch(r"postresponse\[.*\bdemo\b.*\]", needed) for needed in extras["dev"])
+    assert any(needed.startswith("pytest>") for needed in extras["dev"])
+    checks = (ROOT / ".ci" / "run").read_text()
+    assert "python3 -m venv .venv\n" in checks
+    assert re.search(r"^\.venv/bin/pip install .*-e '\.\[dev\]'$", checks, re.MULTILINE)
+
+
+def test_the_output_that_is_shown_has_the_form_of_the_demo_of_today() -> None:
+    shown = BLOCKS[1]
+    assert shown.language == "text"
+    assert re.match(r"POST /orders on FastAPI [\d.]+, uvicorn [\d.]+, SQLite [\d.]+, Python [\d.]+;\n", shown.code)
+    lines = shown.code.splitlines()[-len(WAYS) - 2 :]
+    table = [tuple(cell.strip() for cell in re.split(r"\s{2,}", line)) for line in lines]
+    assert table[0] == HEADINGS
+    assert [row[0] for row in table[2:]] == [way.title for way in WAYS]
+    assert table[2 + WAYS.index(HEAD)][1:4] == ("0 of 100", "0 of 10", "10 of 10")
+    for heading in ("missed reads", "false 2xx", "next request ok", "last byte"):
+        assert f"- **{heading}**: " in README
+
+
+def test_fifteen_lines_that_run_are_there_by_line_forty() -> None:
+    (block,) = of("python", "postresponse")
+    lines = block.code.splitlines()
+    assert len(lines) <= 15
+    assert block.line + len(lines) - 1 <= 40
+
+
+def test_the_fifteen_lines_serve_orders_with_the_commands_below_them(tmp_path: Path) -> None:
+    (block,) = of("python", "postresponse")
+    serve, ask = of("sh", "postresponse")[1].code.splitlines()
+    (tmp_path / "shop.py").write_text(block.code)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    command = serve.replace("8000", port).split()
+    command[0] = str(Path(sys.executable).parent / Path(command[0]).name)
+    request = re.fullmatch(r"curl -i -X (POST) localhost:8000(/\S+)", ask)
+    assert request is not None
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        wait_for(int(port), server)
+        with Client(int(port)) as client:
+            assert client.request(request[1], request[2]).status == 201
+            with closing(sqlite3.connect(tmp_path / "shop.sqlite3")) as connection:
+                assert connection.execute("SELECT item FROM orders").fetchall() == [("tea",)]
+    finally:
+        server.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(5)
+        server.kill()
+        server.wait()
+
+
+def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    """Wait until *server* listens."""
+    deadline = time.monotonic() + 20
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert server.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# -- what is neither Python nor a command ---------------------------------------------------------------------------
+
+
+def test_every_block_is_of_a_kind_that_is_tested() -> None:
+    others = [(block.language, block.heading) for block in BLOCKS if block.language != "python"]
+    assert others == [
+        ("sh", "postresponse"),
+        ("text", "postresponse"),
+        ("sh", "postresponse"),
+        ("text", "Three moments"),
+        ("text", "From advanced-alchemy's autocommit"),
+        ("text", "From pyramid_tm"),
+    ]
+
+
+def test_the_diagram_has_the_states_and_commit_points_of_the_package() -> None:
+    (diagram,) = of("text", "Three moments")
+    states = [State.PENDING, State.DECIDED, State.SENDING, State.SENT]
+    assert re.search(r"\s+[|]\s+".join(state.words for state in states), diagram.code)
+    assert re.findall(r'^"(\w+)"', diagram.code, re.MULTILINE) == [point.value for point in CommitPoint]
+    columns = {line.split('"')[1]: line.split("|") for line in diagram.code.splitlines() if line.startswith('"')}
+    assert {name: [n for n, cell in enumerate(cells) if "commit" in cell] for name, cells in columns.items()} == {
+        "head": [1],  # in the column "decided"
+        "buffered": [1],
+        "after_send": [3],  # in the column "sent"
+    }
+
+
+@pytest.mark.parametrize("heading", ["From advanced-alchemy's autocommit", "From pyramid_tm"])
+def test_what_a_change_adds_is_of_this_package(heading: str) -> None:
+    (change,) = of("text", heading)
+    added = "\n".join(line[2:] for line in change.code.splitlines() if line.startswith("+ "))
+    names = set(re.findall(r"\b(\w*UnitOfWork|PostResponse\w+)\(", added))
+    module = importlib.import_module("postresponse.unit_of_work.sqlalchemy")
+    assert len(names) == 2
+    assert all(hasattr(module, name) or hasattr(asgi, name) for name in names)
+
+
+# -- names ----------------------------------------------------------------------------------------------------------
+
+
+def table(first: str, under: str) -> list[list[str]]:
+    """The rows of the table whose first heading is *first*, the first one behind the text *under*."""
+    behind = README[README.index(under) :]
+    lines = behind[behind.index(f"| {first} |") :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def names(first: str, under: str) -> list[str]:
+    """The first column of a table."""
+    return [row[0].strip("`") for row in table(first, under)]
+
+
+def public(kind: type) -> set[str]:
+    """The public names of a class."""
+    return {name for name in vars(kind) if not name.startswith("_")}
+
+
+def test_the_tables_of_options_name_every_option_and_no_other() -> None:
+    for middleware in (asgi.PostResponseMiddleware, wsgi.PostResponseMiddleware):
+        parameters = inspect.signature(middleware).parameters.values()
+        keywords = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+        assert names("option", "Of both middleware classes") == keywords
+    assert names("option", "Of `CommitPolicy`") == [field.name for field in dataclasses.fields(CommitPolicy)]
+
+
+def test_the_defaults_in_the_tables_are_the_defaults() -> None:
+    defaults = {row[0].strip("`"): row[1].strip("`") for row in table("option", "Of `CommitPolicy`")}
+    policy = CommitPolicy()
+    assert defaults["at"] == f'"{policy.at}"'
+    assert defaults["on_disconnect"] == f'"{policy.on_disconnect}"'
+    assert defaults["on_overflow"] == f'"{policy.on_overflow}"'
+    assert defaults["stream_if"] == str(policy.stream_if)
+    assert (defaults["max_memory"], policy.max_memory) == ("1 MiB", 1 << 20)
+    assert (defaults["max_body"], policy.max_body) == ("64 MiB", 64 << 20)
+    parameters = inspect.signature(asgi.PostResponseMiddleware).parameters
+    said = {row[0].strip("`"): row[1].strip("`") for row in table("option", "Of both middleware classes")}
+    for name in ("unit_of_work", "on_commit_failed", "on_finished", "on_error", "cleanup_timeout"):
+        assert said[name] == str(parameters[name].default)
+
+
+def test_the_tables_of_the_exchange_and_the_outcome_name_everything_public() -> None:
+    assert set(names("name", "On `current_exchange()`")) == public(Exchange)
+    assert set(names("name", "Of an `Outcome`")) == public(Outcome)
+    moments = next(row[1] for row in table("name", "Of an `Outcome`") if row[0] == "`moments`")
+    assert re.findall(r"`(\w+)`", moments) == [field.name for field in dataclasses.fields(Moments)]
+    hooks = [name for name in public(Exchange) if re.match(r"on_|before_|after_", name)]
+    assert sorted(names("hook", "## Hooks")) == sorted(hooks)
+
+
+def test_every_ending_and_every_end_of_a_unit_of_work_is_named() -> None:
+    rows_of_outcome = {row[0].strip("`"): row[1] for row in table("name", "Of an `Outcome`")}
+    assert re.findall(r"`(\w+)`", rows_of_outcome["ending"]) == [ending.value for ending in Ending]
+    assert re.findall(r"`(\w+)`", rows_of_outcome["unit_of_work"]) == [state.value for state in UnitState]
+    explained = README[README.index("## What a server can tell") : README.index("| server |")]
+    assert re.findall(r"`([a-z_]+)` \(", explained) == [ending.value for ending in Ending]
+
+
+def test_the_table_of_extras_names_every_extra() -> None:
+    assert names("extra", "## Installing") == list(PYPROJECT["project"]["optional-dependencies"])
+    needed = [re.split(r"[<>=]", line)[0] for line in PYPROJECT["project"]["dependencies"]]
+    assert f"Required: {', '.join(needed)}." in README
+    assert f"Python {PYPROJECT['project']['requires-python'].removeprefix('>=')} or later" in README
+
+
+@pytest.mark.parametrize("dotted", sorted(set(re.findall(r"`(postresponse\.[\w.]*\w)`", README))))
+def test_a_dotted_name_exists(dotted: str) -> None:
+    if dotted == "postresponse.access":  # a logger
+        assert importlib.import_module("postresponse.core.exchange").access.name == dotted
+        return
+    module, _, name = dotted.rpartition(".")
+    try:
+        importlib.import_module(dotted)
+    except ModuleNotFoundError:
+        assert hasattr(importlib.import_module(module), name)
+
+
+def test_every_link_leads_somewhere_and_every_example_is_linked() -> None:
+    headings = {
+        re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in README.splitlines()
+        if line.startswith("#")
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target[1:] in headings if target.startswith("#") else (ROOT / target).is_file(), target
+    linked = re.findall(r"\]\(examples/(\w+\.py)\)", README)
+    assert sorted(linked) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
+def test_the_place_for_the_figures_is_marked() -> None:
+    begin, end = "<!-- server figures: begin -->\n", "<!-- server figures: end -->\n"
+    assert README.count(begin) == README.count(end) == 1
+    figures = README[README.index(begin) + len(begin) : README.index(end)]
+    assert all(line.startswith("|") for line in figures.splitlines() if line)
+
+
+def test_the_changelog_has_the_version_of_the_package() -> None:
+    version = importlib.import_module("postresponse").__version__
+    assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text()

@@ -1,0 +1,112 @@
+"""What users write; a line marked `type: ignore` is a mistake that a type checker has to find (strict: it must be one)."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from flask import Flask
+from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, sessionmaker
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from postresponse import CommitPolicy, Outcome, asgi, commit_policy, current_exchange, doom, force_commit, wsgi
+from postresponse.core.exchange import Exchange, Failure
+from postresponse.error_response import ErrorResponse
+from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork, WSGIApplication
+from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
+
+db = SQLAlchemyUnitOfWork(sessionmaker(create_engine("sqlite://")))
+adb = AsyncSQLAlchemyUnitOfWork(async_sessionmaker(create_async_engine("sqlite+aiosqlite://")))
+
+
+def on_finished(outcome: Outcome) -> None:
+    print(outcome.ending.value, outcome.unit_of_work.value, outcome.moments.head_sent)
+
+
+async def on_commit_failed(failure: Failure) -> None:
+    print(failure.exchange.route, failure.exception, failure.status)
+
+
+def error_response(failure: Failure) -> ErrorResponse:
+    return ErrorResponse(failure.status, (("content-type", "text/plain"),), b"sorry")
+
+
+# every framework accepts the middleware in its own way
+starlette = Starlette(middleware=[Middleware(asgi.PostResponseMiddleware, unit_of_work=adb, commit="buffered")])
+starlette.add_middleware(asgi.PostResponseMiddleware, on_finished=on_finished)
+fastapi = FastAPI()
+fastapi.add_middleware(asgi.PostResponseMiddleware, unit_of_work=adb, on_commit_failed=on_commit_failed)
+outermost: ASGIApplication = asgi.PostResponseMiddleware(fastapi, unit_of_work=adb, error_response=error_response)
+flask = Flask(__name__)
+flask.wsgi_app = wsgi.PostResponseMiddleware(flask.wsgi_app, unit_of_work=db)  # type: ignore[method-assign]
+plain: WSGIApplication = wsgi.PostResponseMiddleware(flask, unit_of_work=db, commit=CommitPolicy("after_send"))
+sync_under_asgi = asgi.PostResponseMiddleware(fastapi, unit_of_work=db)
+
+# units of work of one's own
+sync_session: Session = db.session
+async_session: AsyncSession = adb.session
+
+
+class Own:
+    active = True
+
+    def begin(self) -> None: ...
+    def commit(self) -> None: ...
+    def rollback(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class AsyncOwn:
+    active = True
+
+    async def begin(self) -> None: ...
+    async def commit(self) -> None: ...
+    async def rollback(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+unit: UnitOfWork = Own()
+async_unit: AsyncUnitOfWork = AsyncOwn()
+asgi.PostResponseMiddleware(starlette, unit_of_work=lambda exchange: AsyncOwn())
+asgi.PostResponseMiddleware(starlette, unit_of_work=lambda exchange: Own())
+wsgi.PostResponseMiddleware(flask, unit_of_work=lambda exchange: Own())
+
+
+# views keep their types
+@commit_policy("buffered")
+def view(name: str, *, count: int = 1) -> bytes:
+    doom("no")
+    force_commit()
+    return name.encode() * count
+
+
+@commit_policy(max_memory=1024, commit_if=lambda head: head.status < 300)
+async def async_view(name: str) -> bytes:
+    exchange: Exchange = current_exchange()
+    exchange.on_start(lambda exchange: exchange.headers.append(("x-seen", "yes")))
+    exchange.after_commit(lambda: None)
+    exchange.on_finished(on_finished)
+    exchange.policy = CommitPolicy("head")
+    return name.encode()
+
+
+body: bytes = view("a", count=2)
+
+
+async def awaited() -> bytes:
+    return await async_view("a")
+
+
+# mistakes
+asgi.PostResponseMiddleware(starlette, comit="head")  # type: ignore[call-arg]
+asgi.PostResponseMiddleware(starlette, unit_of_work=adb, commit="heads")  # type: ignore[arg-type]
+wsgi.PostResponseMiddleware(flask, unit_of_work=adb)  # type: ignore[arg-type]
+wsgi.PostResponseMiddleware(starlette)  # type: ignore[arg-type]
+SQLAlchemyUnitOfWork(async_sessionmaker())  # type: ignore[arg-type]
+CommitPolicy(at="headed")  # type: ignore[arg-type]
+view(1)  # type: ignore[arg-type]
+
+
+def frozen(outcome: Outcome) -> Any:
+    outcome.status = 1  # type: ignore[misc]

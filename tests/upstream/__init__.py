@@ -1,0 +1,1 @@
+"""Upstream test suites, run behind the middleware: see run.py."""
