@@ -5,7 +5,7 @@ Middleware for any WSGI or ASGI application that knows when a response leaves an
 handler uses, whatever the framework; importing them loads no event loop and no database library.
 """
 
-from postresponse.core.exchange import commit_policy, current_exchange, doom, force_commit
+from postresponse.core.current import commit_policy, current_exchange, doom, force_commit
 from postresponse.core.lifecycle import Outcome
 from postresponse.core.policy import CommitPolicy
 

@@ -2,16 +2,18 @@
 
 import html
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
 from postresponse.core.exchange import Failure
+from postresponse.exceptions import MessageOrderError, WrongApplication
 
-__all__ = ["ErrorResponse", "default_error_response"]
+__all__ = ["ErrorResponse", "asgi_response", "default_error_response", "wsgi_response"]
 
 _JSON: Final = "application/problem+json"
 _OFFERED: Final = (_JSON, "application/json", "text/html")
@@ -59,3 +61,49 @@ def default_error_response(failure: Failure, accept: str | None = None) -> Error
     else:
         body = json.dumps({"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail})
     return ErrorResponse(status.value, tuple(headers), body.encode())
+
+
+async def asgi_response(app: Any, scope: Any, receive: Any) -> ErrorResponse:
+    """Run the ASGI application *app* and return all that it answered."""
+    if not callable(app):
+        raise WrongApplication(f"error_response: expected an ErrorResponse or an ASGI application, found {app!r}")
+    messages: list[Any] = []
+
+    async def collect(message: Any) -> None:
+        messages.append(message)
+
+    await app(scope, receive, collect)
+    start = next((message for message in messages if message["type"] == "http.response.start"), None)
+    if start is None:
+        raise MessageOrderError("error_response: the application it returned gave no response")
+    headers = tuple(
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in start.get("headers", ())
+        if name.lower() not in (b"content-length", b"transfer-encoding")
+    )
+    body = b"".join(message.get("body", b"") for message in messages if message["type"] == "http.response.body")
+    return ErrorResponse(start["status"], headers, body)
+
+
+def wsgi_response(app: Any, environ: dict[str, Any]) -> ErrorResponse:
+    """Run the WSGI application *app* and return all that it answered."""
+    if not callable(app):
+        raise WrongApplication(f"error_response: expected an ErrorResponse or a WSGI application, found {app!r}")
+    given: list[tuple[str, list[tuple[str, str]]]] = []
+    written: list[bytes] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        given.append((status, headers))
+        return written.append
+
+    body = app(environ, start_response)
+    try:
+        written.extend(body)
+    finally:
+        if hasattr(body, "close"):
+            body.close()
+    if not given:
+        raise MessageOrderError("error_response: the application it returned gave no response")
+    status, headers = given[-1]
+    kept = tuple(pair for pair in headers if pair[0].lower() not in ("content-length", "transfer-encoding"))
+    return ErrorResponse(int(status[:3]), kept, b"".join(written))

@@ -886,7 +886,7 @@ async def test_over_http_2_a_send_that_never_returns_ends_with_the_client() -> N
 
 
 async def test_over_http_2_a_last_send_gets_a_little_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("postresponse.asgi.LINGER", 0.01)
+    monkeypatch.setattr("postresponse.asgi.exchange.LINGER", 0.01)
 
     class Server(StrictASGIServer):
         async def send(self, message: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from postresponse.watch import Watch
+from postresponse.asgi.watch import Watch
 
 pytestmark = pytest.mark.anyio
 

@@ -1,12 +1,9 @@
-"""One request and its response: what a handler can say about it, and the context variable that finds it."""
+"""One request and its response: what a handler can say about it, and what the adapters drive."""
 
-import functools
-import inspect
 import logging
 from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
+from typing import Any, Final, Literal
 
 from postresponse.core.lifecycle import (
     MOVES,
@@ -23,22 +20,19 @@ from postresponse.core.policy import CommitPolicy, Head, Verdict, below_400, is_
 from postresponse.core.settings import Settings, check_callback
 from postresponse.exceptions import (
     CommitInDoubt,
-    ConfigurationError,
     MessageOrderError,
     NoExchange,
     NoUnitOfWork,
     ResponseStarted,
 )
 
-__all__ = ["KEY", "Exchange", "Failure", "commit_policy", "current_exchange", "doom", "force_commit"]
+__all__ = ["KEY", "Exchange", "Failure"]
 
 KEY: Final = "postresponse.exchange"
 """Where the exchange is found in an ASGI scope and in a WSGI environ."""
 
 logger: Final = logging.getLogger("postresponse")
 access: Final = logging.getLogger("postresponse.access")
-
-_current: Final[ContextVar["Exchange | None"]] = ContextVar("postresponse_exchange", default=None)
 
 Stage = Literal[
     "begin",
@@ -493,86 +487,3 @@ def _first_time(route: str) -> bool:
         return False
     _told.add(route)
     return True
-
-
-def current_exchange() -> Exchange:
-    """Return the exchange of the request that is being handled.
-
-    Raises:
-        NoExchange: There is none: called outside of a request, or the middleware is not installed.
-    """
-    exchange = _current.get()
-    if exchange is None:
-        raise NoExchange(
-            "there is no current exchange: call it while a request is handled, and wrap the application in "
-            "postresponse.asgi.PostResponseMiddleware or postresponse.wsgi.PostResponseMiddleware"
-        )
-    return exchange
-
-
-def doom(reason: str = "") -> None:
-    """Roll back the current request's unit of work whatever the status says; see `Exchange.doom`."""
-    current_exchange().doom(reason)
-
-
-def force_commit() -> None:
-    """Commit the current request's unit of work whatever the status says; see `Exchange.force_commit`."""
-    current_exchange().force_commit()
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-@overload
-def commit_policy(
-    at: CommitPolicy | Literal["head", "buffered", "after_send"], /
-) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
-@overload
-def commit_policy(**changes: Any) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
-def commit_policy(at: Any = None, /, **changes: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Give a view its own `CommitPolicy`: a whole one, the name of a commit point, or single options changed.
-
-    The view may be sync or async. The policy is set each time that the view is called, so that of two decorated
-    functions that call each other the inner one wins.
-
-    Raises:
-        ConfigurationError: An option that does not exist, or a value that it cannot have.
-
-    Example:
-        >>> @commit_policy("buffered", max_memory=65536)
-        ... def report(): ...
-    """
-    if isinstance(at, str):
-        changes = {"at": at, **changes}
-    elif at is not None and not isinstance(at, CommitPolicy):
-        raise ConfigurationError(
-            f"commit_policy() takes a CommitPolicy, the name of a commit point or its options, found {at!r}"
-        )
-    whole = at if isinstance(at, CommitPolicy) else None
-    (whole or CommitPolicy()).but(changes)
-
-    def apply() -> None:
-        exchange = current_exchange()
-        exchange.policy = (whole or exchange.policy).but(changes)
-
-    def decorate(view: Callable[P, R]) -> Callable[P, R]:
-        if not callable(view):
-            raise TypeError(f"commit_policy() decorates a view, found {view!r}")
-        if inspect.iscoroutinefunction(view):
-
-            @functools.wraps(view)
-            async def awaited(*args: P.args, **kwargs: P.kwargs) -> Any:
-                apply()
-                return await view(*args, **kwargs)
-
-            return cast("Callable[P, R]", awaited)
-
-        @functools.wraps(view)
-        def called(*args: P.args, **kwargs: P.kwargs) -> R:
-            apply()
-            return view(*args, **kwargs)
-
-        return called
-
-    return decorate

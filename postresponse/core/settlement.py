@@ -10,12 +10,12 @@ from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TypeVar
 
 from postresponse.core.exchange import Exchange, Failure, Stage, access, logger
+from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import Event, UnitState
 from postresponse.core.policy import Verdict
 from postresponse.exceptions import (
     BodyTooLarge,
     CommitInDoubt,
-    InvalidHeader,
     MessageOrderError,
     UnitOfWorkError,
     WrongApplication,
@@ -88,21 +88,13 @@ def run_start_hooks(exchange: Exchange) -> Steps[bool]:
         for hook in reversed(hooks or ()):
             yield Step(hook, (exchange,))
         if exchange._headers is not None:
-            _check_changed(exchange._headers)
+            check_headers(exchange._headers)
     except _ERRORS as error:
         failure = exchange._fail("on_start", error)
         logger.error("%s: an on_start hook failed", exchange.route, exc_info=error)
         yield from _tell(exchange, failure)
         return False
     return True
-
-
-def _check_changed(headers: list[tuple[str, str]]) -> None:
-    """Refuse headers that cannot leave as long as the unit of work can still roll back (RFC 9110, section 5.5)."""
-    for name, value in headers:
-        if any(sign in part for part in (name, value) for sign in "\r\n\0"):
-            raise InvalidHeader(f"header {name!r}: {value!r} holds CR, LF or NUL; strip them or encode the value")
-        (name + value).encode("latin-1")
 
 
 def settle(exchange: Exchange) -> Steps[Event]:

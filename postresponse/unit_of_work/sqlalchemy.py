@@ -14,7 +14,8 @@ from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
-from postresponse.core.exchange import Exchange, current_exchange
+from postresponse.core.current import current_exchange
+from postresponse.core.exchange import Exchange
 from postresponse.exceptions import ConfigurationError, NoExchange
 
 __all__ = ["AsyncSQLAlchemyUnitOfWork", "SQLAlchemyUnitOfWork"]

@@ -1,4 +1,4 @@
-"""What users write; a line marked `type: ignore` is a mistake that a type checker has to find (strict: it must be one)."""
+"""What users write; a line marked `type: ignore` is a mistake, and strict checkers complain if they see none there."""
 
 from typing import Any
 

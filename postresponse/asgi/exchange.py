@@ -1,4 +1,4 @@
-"""The ASGI side: messages to events, actions to messages; nothing else.
+"""One exchange over ASGI: messages to events, actions to messages.
 
 `send` is a plain function that returns the server's own awaitable once the head has left, so that no coroutine of ours
 exists per message of a stream. What a client's leaving means is in `watch.py`; what follows from it, in the core.
@@ -6,37 +6,34 @@ exists per message of a stream. What a client's leaving means is in `watch.py`; 
 
 import inspect
 import logging
-import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Literal, TypeVar
+from collections.abc import Awaitable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
 from anyio import (
     CancelScope,
-    CapacityLimiter,
     current_time,
     get_cancelled_exc_class,
     move_on_after,
-    to_thread,
 )
 from anyio import Event as Flag
 from anyio.lowlevel import checkpoint
 
-from postresponse.core.exchange import KEY, Exchange, Failure, _current
-from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, Outcome, State
-from postresponse.core.policy import CommitPolicy
-from postresponse.core.settings import Settings, check_application, known_options
+from postresponse.asgi.performing import drive, on_thread, perform
+from postresponse.asgi.watch import Watch
+from postresponse.core.exchange import KEY, Exchange, Failure
+from postresponse.core.headers import check_headers
+from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
+from postresponse.core.settings import Settings
 from postresponse.core.settlement import Step, Steps, finish, open_unit, refuse, run_start_hooks, settle
-from postresponse.error_response import ErrorResponse, default_error_response
-from postresponse.exceptions import InvalidHeader, MessageOrderError, ResponseReplaced, WrongApplication
+from postresponse.drained import transport_drained
+from postresponse.error_response import ErrorResponse, asgi_response, default_error_response
+from postresponse.exceptions import MessageOrderError, ResponseReplaced
 from postresponse.held import HeldBody
-from postresponse.shielding import shielded, time_limit
-from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork
-from postresponse.watch import Watch
-from postresponse.watchdog import within
+from postresponse.shielding import shielded
 
-__all__ = ["PostResponseMiddleware"]
+__all__ = ["ASGIExchange"]
 
 T = TypeVar("T")
 
@@ -51,104 +48,7 @@ QUICK: Final = 1_000_000
 """Nanoseconds: a response that starts within this time is not watched for a disconnect before its head."""
 
 
-class PostResponseMiddleware:
-    """Wrap an ASGI application; know when each response leaves, and tie a unit of work to that moment.
-
-    Websocket and unknown scopes pass untouched. Lifespan is answered here where the application does not. Installed
-    twice, or around a mounted application, the inner one steps aside.
-
-    Args:
-        app: The ASGI application.
-        unit_of_work: Makes the unit of work of one attempt at a request, from its `Exchange`; None observes only.
-        commit: When it commits and whether: `"head"` (default), `"buffered"`, `"after_send"`, a `CommitPolicy`, or a
-            function of the scope that returns one of these.
-        error_response: Makes the response that replaces one whose unit of work could not commit, from a `Failure`: an
-            `ErrorResponse`, or any ASGI application such as a Starlette response. One that fails falls back to the
-            default.
-        on_commit_failed: Receives the `Failure` of each failed commit, after the rollback.
-        on_finished: Receives the `Outcome` of each exchange.
-        on_error: Receives the `Failure` of each failed hook.
-        cleanup_timeout: Seconds that a rollback or a close may take before its connection is given up.
-
-    Raises:
-        ConfigurationError: An option is unknown or has a value that it cannot have.
-        WrongApplication: *app* is a WSGI application.
-
-    Example:
-        >>> async def app(scope, receive, send): ...
-        >>> app = PostResponseMiddleware(app)
-    """
-
-    @known_options
-    def __init__(
-        self,
-        app: ASGIApplication,
-        *,
-        unit_of_work: Callable[[Exchange], UnitOfWork | AsyncUnitOfWork] | None = None,
-        commit: CommitPolicy
-        | Literal["head", "buffered", "after_send"]
-        | Callable[[Any], CommitPolicy | str | None]
-        | None = None,
-        error_response: Callable[[Failure], Any] | None = None,
-        on_commit_failed: Callable[[Failure], Any] | None = None,
-        on_finished: Callable[[Outcome], Any] | None = None,
-        on_error: Callable[[Failure], Any] | None = None,
-        cleanup_timeout: float = 5.0,
-    ) -> None:
-        check_application(app, 3)
-        self.app = app
-        self._settings = Settings.of(
-            is_async=True,
-            clock=time.monotonic_ns,
-            unit_of_work=unit_of_work,
-            commit=commit,
-            error_response=error_response,
-            on_commit_failed=on_commit_failed,
-            on_finished=on_finished,
-            on_error=on_error,
-            cleanup_timeout=cleanup_timeout,
-        )
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Handle one connection (ASGI 3.0)."""
-        kind = scope["type"]
-        if kind == "lifespan":
-            await _answer_lifespan(self.app, scope, receive, send)
-        elif kind != "http":
-            await self.app(scope, receive, send)
-        elif KEY in scope:
-            await self._step_aside(scope, receive, send)
-        else:
-            await self._handle(scope, receive, send)
-
-    async def _handle(self, scope: Any, receive: Any, send: Any) -> None:
-        exchange = _ASGIExchange(self._settings, scope, receive, send)
-        inner = exchange._scope
-        token = _current.set(exchange)
-        try:
-            if self._settings.unit_of_work is None or await exchange._open():
-                await self.app(inner, exchange.receive, exchange.send)
-            await exchange._ended()
-        except BaseException as error:
-            if not await exchange._ended_by(error):
-                raise
-        else:
-            await exchange._finish()
-        finally:
-            _current.reset(token)
-            exchange._scope = None
-
-    async def _step_aside(self, scope: Any, receive: Any, send: Any) -> None:
-        """Leave the exchange to the outer middleware; lend it our unit of work where it has none."""
-        outer: _ASGIExchange = scope[KEY]
-        if self._settings.unit_of_work is not None and outer._settings.unit_of_work is None:
-            outer._adopt(self._settings)
-            if not await outer._open():
-                return
-        await self.app(scope, receive, send)
-
-
-class _ASGIExchange(Exchange):
+class ASGIExchange(Exchange):
     """An exchange, and how it speaks ASGI with the application inside and the server outside."""
 
     __slots__ = (
@@ -305,14 +205,14 @@ class _ASGIExchange(Exchange):
         if action is Action.NOTHING or action is Action.SETTLE:
             spill = held.append(bytes(chunk))
             if spill:
-                await self._on_thread(held.spill)
+                await on_thread(held.spill)
             if not message.get("more_body", False):  # trailers follow
                 held.mark({"type": BODY, "body": b"", "more_body": False})
         return action
 
     async def _release(self, message: Any = None, *, final: bool = False) -> Any:
         """Hand over the head and what is held, and return the *message* that follows; None if it was replaced."""
-        if self._on_start is not None and not await self._perform(run_start_hooks(self)):
+        if self._on_start is not None and not await perform(self, run_start_hooks(self)):
             self._advance(Event.REFUSED)
             await self._replace()
             return None
@@ -327,28 +227,24 @@ class _ASGIExchange(Exchange):
 
     async def _release_held(self, held: HeldBody, message: Any, *, final: bool) -> Any:
         """Hand over what is held; its last bytes go with an empty last *message*, since nobody waits for that one."""
-        last_goes_along = final and message["type"] == BODY and not message.get("body")
-        last = b""
-        items = held.take()
-        on_thread = held.spilled
+        items, in_file = held.take(), held.spilled
         try:
-            while True:
-                item = await self._on_thread(next, items, None) if on_thread else next(items, None)
-                if last:
-                    if item is None:
-                        return {"type": BODY, "body": last, "more_body": False}
-                    await self._hand_part({"type": BODY, "body": last, "more_body": True}, len(last))
-                    last = b""
-                if item is None:
-                    return message
+            item = await self._next_held(items, in_file)
+            while item is not None:
+                following = await self._next_held(items, in_file)
                 if isinstance(item, dict):
                     await self._hand(item)
-                elif last_goes_along:
-                    last = item
+                elif following is None and final and message["type"] == BODY and not message.get("body"):
+                    return {"type": BODY, "body": item, "more_body": False}
                 else:
                     await self._hand_part({"type": BODY, "body": item, "more_body": True}, len(item))
+                item = following
+            return message
         finally:
             held.close()
+
+    async def _next_held(self, items: Iterator[Any], in_file: bool) -> Any:
+        return await on_thread(next, items, None) if in_file else next(items, None)
 
     def _written_start(self, final: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """The start message as it leaves: with what hooks changed, and Content-Length where all is known."""
@@ -357,7 +253,6 @@ class _ASGIExchange(Exchange):
         if self._headers is not None or start["status"] != self._status:
             headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.headers]
             start = {**start, "status": self._status, "headers": headers}
-            _check_head(start)
         length = self._known_length(final)
         if length is not None:
             self._declared = length
@@ -409,9 +304,9 @@ class _ASGIExchange(Exchange):
         action = self._advance(Event.TAKEN)
         self._body_sent = time.monotonic_ns()
         if self._reported():
-            self._drained = _drained(self._server_send)
+            self._drained = transport_drained(self._server_send)
         if action is Action.SETTLE and self._unit is not None:
-            await self._perform(settle(self))
+            await perform(self, settle(self))
 
     async def _hand_part(self, message: Any, size: int) -> None:
         """Hand over a part; a client that leaves once it has all of Content-Length has not aborted it."""
@@ -465,8 +360,8 @@ class _ASGIExchange(Exchange):
                 if inspect.isawaitable(made):
                     made = await made
                 if not isinstance(made, ErrorResponse):
-                    made = await _collected(made, self._scope, self.receive)
-                _check_headers([(name.encode("latin-1"), value.encode("latin-1")) for name, value in made.headers])
+                    made = await asgi_response(made, self._scope, self.receive)
+                check_headers(made.headers)
             except Exception as error:
                 logger.error("%s: error_response failed; the default answers", self.route, exc_info=error)
             else:
@@ -480,7 +375,7 @@ class _ASGIExchange(Exchange):
     # -- the unit of work ---------------------------------------------------------------------------------------
 
     async def _open(self) -> bool:
-        if await self._perform(open_unit(self)):
+        if await perform(self, open_unit(self)):
             if self.policy.on_disconnect == "rollback":
                 self._begin_watch()
             return True
@@ -501,7 +396,7 @@ class _ASGIExchange(Exchange):
     async def _conclude(self, steps: Steps[Event], step: Step) -> Action:
         self._concluding = True
         try:
-            return self._advance(await self._drive(steps, step))
+            return self._advance(await drive(self, steps, step))
         finally:
             self._concluding = False
             if self._concluded is not None:
@@ -515,40 +410,6 @@ class _ASGIExchange(Exchange):
 
     async def _wait(self, flag: Flag) -> None:
         await flag.wait()
-
-    async def _perform(self, steps: Steps[T]) -> T:
-        try:
-            step = next(steps)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-        return await shielded(self._drive, steps, step)
-
-    async def _drive(self, steps: Steps[T], step: Step) -> T:
-        try:
-            while True:
-                try:
-                    result = await self._do(step)
-                except BaseException as error:  # noqa: BLE001 (handed to the rules)
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(result)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-
-    async def _do(self, step: Step) -> Any:
-        if step.of_unit and not inspect.iscoroutinefunction(step.call):
-            return await self._on_thread(within, step.limit, step.call, step.args, self._unit)
-        result = step.call(*step.args)
-        if not inspect.isawaitable(result):
-            return result
-        if step.limit is None:
-            return await result
-        async with time_limit(step.limit):
-            return await result
-
-    async def _on_thread(self, call: Callable[..., T], *args: Any) -> T:
-        # A limiter of our own: behind the shared one a commit would wait for handlers that wait for its connection.
-        return await to_thread.run_sync(call, *args, limiter=CapacityLimiter(math.inf))
 
     # -- how it ends --------------------------------------------------------------------------------------------
 
@@ -587,7 +448,7 @@ class _ASGIExchange(Exchange):
     async def _finish(self) -> None:
         try:
             if self._unit is not None or self._reported():
-                await self._perform(finish(self))
+                await perform(self, finish(self))
         finally:
             if self._watch is not None:
                 self._watch.stop()
@@ -649,69 +510,8 @@ class _Descriptor:
         os.close(self._number)
 
 
-def _drained(send: Any) -> bool | None:
-    """True where the server's transport shows an empty buffer and an open connection (uvicorn); None elsewhere."""
-    transport: Any = getattr(getattr(send, "__self__", None), "transport", None)
-    try:
-        return True if transport.get_write_buffer_size() == 0 and not transport.is_closing() else None
-    except AttributeError:
-        return None
-
-
 def _check_head(message: Any) -> None:
     status = message["status"]
     if isinstance(status, bool) or not isinstance(status, int) or not 100 <= status <= 999:
         raise MessageOrderError(f"http.response.start: expected a status code, found {status!r}")
-    _check_headers(message.get("headers", ()))
-
-
-def _check_headers(headers: Any) -> None:
-    """Refuse what would make the server fail, or lie, once the transaction has committed (RFC 9110, section 5.5)."""
-    for name, value in headers:
-        for part in (name, value):
-            if b"\n" in part or b"\r" in part or b"\0" in part:
-                raise InvalidHeader(f"header {name!r}: {value!r} holds CR, LF or NUL; strip them or encode the value")
-
-
-async def _collected(app: Any, scope: Any, receive: Any) -> ErrorResponse:
-    """Run *app* and return all that it answered."""
-    if not callable(app):
-        raise WrongApplication(f"error_response: expected an ErrorResponse or an ASGI application, found {app!r}")
-    messages: list[Any] = []
-
-    async def collect(message: Any) -> None:
-        messages.append(message)
-
-    await app(scope, receive, collect)
-    start = next((message for message in messages if message["type"] == "http.response.start"), None)
-    if start is None:
-        raise MessageOrderError("error_response: the application it returned gave no response")
-    headers = tuple(
-        (name.decode("latin-1"), value.decode("latin-1"))
-        for name, value in start.get("headers", ())
-        if name.lower() not in (b"content-length", b"transfer-encoding")
-    )
-    body = b"".join(message.get("body", b"") for message in messages if message["type"] == BODY)
-    return ErrorResponse(start["status"], headers, body)
-
-
-async def _answer_lifespan(app: ASGIApplication, scope: Any, receive: Any, send: Any) -> None:
-    """Pass lifespan on, and answer it where the application does not know it: it raises or returns without asking."""
-    asked = False
-
-    async def ask() -> Any:
-        nonlocal asked
-        asked = True
-        return await receive()
-
-    try:
-        await app(scope, ask, send)
-    except Exception as error:
-        if asked:
-            raise
-        logger.info("the application does not know lifespan, which is answered in its place: %r", error)
-    if not asked:
-        for kind in ("lifespan.startup", "lifespan.shutdown"):
-            if (await receive())["type"] != kind:
-                return
-            await send({"type": f"{kind}.complete"})
+    check_headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in message.get("headers", ()))

@@ -1,128 +1,39 @@
-"""The WSGI side (PEP 3333): calls to events, actions to calls; nothing else.
+"""One exchange over WSGI (PEP 3333): calls to events, actions to calls.
 
 A response passes as an object with `__iter__`, `__next__` and `close`, never as a generator: a server may close it
 before the first `next`, stop at Content-Length, or ask again after the end. What is decided before the head leaves is
 decided inside the application call, because some servers fix status and headers when that returns.
 """
 
-import fcntl
 import inspect
 import itertools
 import logging
-import re
-import socket
-import struct
 import sys
-import termios
 import time
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
-from postresponse.core.exchange import KEY, Exchange, Failure, _current
-from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, Outcome, State
-from postresponse.core.policy import CommitPolicy
-from postresponse.core.settings import Settings, check_application, known_options
+from postresponse.core.current import current
+from postresponse.core.exchange import KEY, Exchange, Failure
+from postresponse.core.headers import check_headers
+from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
+from postresponse.core.settings import Settings
 from postresponse.core.settlement import Step, Steps, finish, open_unit, refuse, run_start_hooks, settle
-from postresponse.error_response import ErrorResponse, default_error_response
-from postresponse.exceptions import InvalidHeader, MessageOrderError, WrongApplication
+from postresponse.drained import socket_drained
+from postresponse.error_response import ErrorResponse, default_error_response, wsgi_response
+from postresponse.exceptions import WrongApplication
 from postresponse.held import HeldBody
-from postresponse.typing import UnitOfWork, WSGIApplication
 from postresponse.watchdog import within
 
-__all__ = ["PostResponseMiddleware"]
+__all__ = ["WSGIExchange"]
 
 T = TypeVar("T")
 
 logger: Final = logging.getLogger("postresponse")
 
-FORGING: Final = re.compile(r"[\r\n\0]")
 
-
-class PostResponseMiddleware:
-    """Wrap a WSGI application; know when each response leaves, and tie a unit of work to that moment.
-
-    Installed twice, or around a mounted application, the inner one steps aside.
-
-    Args:
-        app: The WSGI application.
-        unit_of_work: Makes the unit of work of one attempt at a request, from its `Exchange`; None observes only.
-        commit: When it commits and whether: `"head"` (default), `"buffered"`, `"after_send"`, a `CommitPolicy`, or a
-            function of the environ that returns one of these.
-        error_response: Makes the response that replaces one whose unit of work could not commit, from a `Failure`: an
-            `ErrorResponse`, or any WSGI application such as a Werkzeug response. One that fails falls back to the
-            default.
-        on_commit_failed: Receives the `Failure` of each failed commit, after the rollback.
-        on_finished: Receives the `Outcome` of each exchange.
-        on_error: Receives the `Failure` of each failed hook.
-        cleanup_timeout: Seconds that a rollback or a close may take before its connection is given up.
-
-    Raises:
-        ConfigurationError: An option is unknown or has a value that it cannot have.
-        WrongApplication: *app* is an ASGI application, or the unit of work is async.
-
-    Example:
-        >>> def app(environ, start_response): ...
-        >>> app = PostResponseMiddleware(app)
-    """
-
-    @known_options
-    def __init__(
-        self,
-        app: WSGIApplication,
-        *,
-        unit_of_work: Callable[[Exchange], UnitOfWork] | None = None,
-        commit: CommitPolicy
-        | Literal["head", "buffered", "after_send"]
-        | Callable[[Any], CommitPolicy | str | None]
-        | None = None,
-        error_response: Callable[[Failure], Any] | None = None,
-        on_commit_failed: Callable[[Failure], Any] | None = None,
-        on_finished: Callable[[Outcome], Any] | None = None,
-        on_error: Callable[[Failure], Any] | None = None,
-        cleanup_timeout: float = 5.0,
-    ) -> None:
-        check_application(app, 2)
-        self.app = app
-        self._settings = Settings.of(
-            is_async=False,
-            clock=time.monotonic_ns,
-            unit_of_work=unit_of_work,
-            commit=commit,
-            error_response=error_response,
-            on_commit_failed=on_commit_failed,
-            on_finished=on_finished,
-            on_error=on_error,
-            cleanup_timeout=cleanup_timeout,
-        )
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        """Handle one request (PEP 3333)."""
-        if KEY in environ:
-            return self._step_aside(environ, start_response)
-        exchange = _WSGIExchange(self._settings, environ, start_response)
-        environ[KEY] = exchange
-        _current.set(exchange)
-        try:
-            if self._settings.unit_of_work is not None and not exchange._open():
-                return exchange._body
-            return exchange._take(self.app(environ, exchange.start_response))
-        except BaseException as error:
-            if exchange._ended_by(error):
-                return exchange._body
-            raise
-
-    def _step_aside(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        """Leave the exchange to the outer middleware; lend it our unit of work where it has none."""
-        outer: _WSGIExchange = environ[KEY]
-        if self._settings.unit_of_work is not None and outer._settings.unit_of_work is None:
-            outer._adopt(self._settings)
-            if not outer._open():
-                return outer._body
-        return self.app(environ, start_response)
-
-
-class _WSGIExchange(Exchange):
+class WSGIExchange(Exchange):
     """An exchange, and how it speaks WSGI with the application inside and the server outside."""
 
     __slots__ = ("_asked", "_body", "_given", "_held", "_inner", "_server_start_response", "_server_write")
@@ -151,7 +62,7 @@ class _WSGIExchange(Exchange):
             return self.write
         self._take_head(status, headers)
         if action is Action.HOLD:
-            _check_headers(headers)
+            check_headers(headers)
             self._streams()
             return self.write
         self._release(exc_info=exc_info)
@@ -264,7 +175,6 @@ class _WSGIExchange(Exchange):
             status = _status_line(self._status or 0)
         if self._headers is not None:
             headers = list(self._headers)
-            _check_headers(headers)
         if final and self._moves is MOVES[CommitPoint.BUFFERED]:
             headers = self._with_length(headers)
         self._advance(Event.HANDED)
@@ -343,8 +253,8 @@ class _WSGIExchange(Exchange):
             try:
                 made = make(failure)
                 if not isinstance(made, ErrorResponse):
-                    made = _collected(made, self._scope)
-                _check_headers(made.headers)
+                    made = wsgi_response(made, self._scope)
+                check_headers(made.headers)
             except Exception as error:
                 logger.error("%s: error_response failed; the default answers", self.route, exc_info=error)
             else:
@@ -425,7 +335,7 @@ class _WSGIExchange(Exchange):
                 self._advance(Event.TAKEN)
             self._body_sent = time.monotonic_ns()
             if self._reported():
-                self._drained = _drained(self._scope)
+                self._drained = socket_drained(self._scope)
         elif self._counted and (self._declared is None or self._bytes < self._declared):
             self._left = True
 
@@ -440,8 +350,8 @@ class _WSGIExchange(Exchange):
             if self._unit is not None or self._reported():
                 self._perform(finish(self))
         finally:
-            if _current.get() is self:
-                _current.set(None)
+            if current.get() is self:
+                current.set(None)
             if self._held is not None:
                 self._held.close()
             # What would keep this exchange alive: the server's environ, and a traceback.
@@ -454,8 +364,8 @@ class _Body:
 
     __slots__ = ("_exchange", "_next")
 
-    def __init__(self, exchange: _WSGIExchange, chunks: Iterator[bytes]) -> None:
-        self._exchange: _WSGIExchange | None = exchange
+    def __init__(self, exchange: WSGIExchange, chunks: Iterator[bytes]) -> None:
+        self._exchange: WSGIExchange | None = exchange
         self._next = chunks.__next__
 
     def __iter__(self) -> Iterator[bytes]:
@@ -494,7 +404,7 @@ class _SizedBody(_Body):
 
     __slots__ = ("_length",)
 
-    def __init__(self, exchange: _WSGIExchange, chunks: Iterator[bytes], length: int) -> None:
+    def __init__(self, exchange: WSGIExchange, chunks: Iterator[bytes], length: int) -> None:
         super().__init__(exchange, chunks)
         self._length = length
 
@@ -507,47 +417,3 @@ def _status_line(code: int) -> str:
         return f"{code} {HTTPStatus(code).phrase}"
     except ValueError:
         return f"{code} Unknown"
-
-
-def _check_headers(headers: Iterable[tuple[str, str]]) -> None:
-    """Refuse what would make the server fail, or lie, once the transaction has committed (RFC 9110, section 5.5)."""
-    for name, value in headers:
-        if FORGING.search(name) or FORGING.search(value):
-            raise InvalidHeader(f"header {name!r}: {value!r} holds CR, LF or NUL; strip them or encode the value")
-
-
-def _collected(app: Any, environ: dict[str, Any]) -> ErrorResponse:
-    """Run *app* and return all that it answered."""
-    if not callable(app):
-        raise WrongApplication(f"error_response: expected an ErrorResponse or a WSGI application, found {app!r}")
-    given: list[tuple[str, list[tuple[str, str]]]] = []
-    written: list[bytes] = []
-
-    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-        given.append((status, headers))
-        return written.append
-
-    body = app(environ, start_response)
-    try:
-        written.extend(body)
-    finally:
-        if hasattr(body, "close"):
-            body.close()
-    if not given:
-        raise MessageOrderError("error_response: the application it returned gave no response")
-    status, headers = given[-1]
-    kept = tuple(pair for pair in headers if pair[0].lower() not in ("content-length", "transfer-encoding"))
-    return ErrorResponse(int(status[:3]), kept, b"".join(written))
-
-
-def _drained(environ: dict[str, Any]) -> bool | None:
-    """True where the kernel shows the socket's send queue empty and the connection up; None where no socket is seen."""
-    sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
-    if sock is None or not hasattr(socket, "TCP_INFO"):
-        return None
-    try:
-        queued = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))[0]
-        up = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 1  # TCP_ESTABLISHED
-    except (OSError, ValueError):  # closed meanwhile
-        return None
-    return True if up and queued == 0 else None

@@ -1,0 +1,32 @@
+"""Lifespan, answered where the application does not."""
+
+import logging
+from typing import Any, Final
+
+from postresponse.typing import ASGIApplication
+
+__all__ = ["answer_lifespan"]
+
+logger: Final = logging.getLogger("postresponse")
+
+
+async def answer_lifespan(app: ASGIApplication, scope: Any, receive: Any, send: Any) -> None:
+    """Pass lifespan on, and answer it where the application does not know it: it raises or returns without asking."""
+    asked = False
+
+    async def ask() -> Any:
+        nonlocal asked
+        asked = True
+        return await receive()
+
+    try:
+        await app(scope, ask, send)
+    except Exception as error:
+        if asked:
+            raise
+        logger.info("the application does not know lifespan, which is answered in its place: %r", error)
+    if not asked:
+        for kind in ("lifespan.startup", "lifespan.shutdown"):
+            if (await receive())["type"] != kind:
+                return
+            await send({"type": f"{kind}.complete"})

@@ -1,0 +1,113 @@
+"""The middleware for ASGI applications."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from postresponse.asgi.exchange import ASGIExchange
+from postresponse.asgi.lifespan import answer_lifespan
+from postresponse.core.current import current
+from postresponse.core.exchange import KEY, Exchange, Failure
+from postresponse.core.lifecycle import Outcome
+from postresponse.core.policy import CommitPolicy
+from postresponse.core.settings import Settings, check_application, known_options
+from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork
+
+__all__ = ["PostResponseMiddleware"]
+
+
+class PostResponseMiddleware:
+    """Wrap an ASGI application; know when each response leaves, and tie a unit of work to that moment.
+
+    Websocket and unknown scopes pass untouched. Lifespan is answered here where the application does not. Installed
+    twice, or around a mounted application, the inner one steps aside.
+
+    Args:
+        app: The ASGI application.
+        unit_of_work: Makes the unit of work of one attempt at a request, from its `Exchange`; None observes only.
+        commit: When it commits and whether: `"head"` (default), `"buffered"`, `"after_send"`, a `CommitPolicy`, or a
+            function of the scope that returns one of these.
+        error_response: Makes the response that replaces one whose unit of work could not commit, from a `Failure`: an
+            `ErrorResponse`, or any ASGI application such as a Starlette response. One that fails falls back to the
+            default.
+        on_commit_failed: Receives the `Failure` of each failed commit, after the rollback.
+        on_finished: Receives the `Outcome` of each exchange.
+        on_error: Receives the `Failure` of each failed hook.
+        cleanup_timeout: Seconds that a rollback or a close may take before its connection is given up.
+
+    Raises:
+        ConfigurationError: An option is unknown or has a value that it cannot have.
+        WrongApplication: *app* is a WSGI application.
+
+    Example:
+        >>> async def app(scope, receive, send): ...
+        >>> app = PostResponseMiddleware(app)
+    """
+
+    @known_options
+    def __init__(
+        self,
+        app: ASGIApplication,
+        *,
+        unit_of_work: Callable[[Exchange], UnitOfWork | AsyncUnitOfWork] | None = None,
+        commit: CommitPolicy
+        | Literal["head", "buffered", "after_send"]
+        | Callable[[Any], CommitPolicy | str | None]
+        | None = None,
+        error_response: Callable[[Failure], Any] | None = None,
+        on_commit_failed: Callable[[Failure], Any] | None = None,
+        on_finished: Callable[[Outcome], Any] | None = None,
+        on_error: Callable[[Failure], Any] | None = None,
+        cleanup_timeout: float = 5.0,
+    ) -> None:
+        check_application(app, 3)
+        self.app = app
+        self._settings = Settings.of(
+            is_async=True,
+            clock=time.monotonic_ns,
+            unit_of_work=unit_of_work,
+            commit=commit,
+            error_response=error_response,
+            on_commit_failed=on_commit_failed,
+            on_finished=on_finished,
+            on_error=on_error,
+            cleanup_timeout=cleanup_timeout,
+        )
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Handle one connection (ASGI 3.0)."""
+        kind = scope["type"]
+        if kind == "lifespan":
+            await answer_lifespan(self.app, scope, receive, send)
+        elif kind != "http":
+            await self.app(scope, receive, send)
+        elif KEY in scope:
+            await self._step_aside(scope, receive, send)
+        else:
+            await self._handle(scope, receive, send)
+
+    async def _handle(self, scope: Any, receive: Any, send: Any) -> None:
+        exchange = ASGIExchange(self._settings, scope, receive, send)
+        inner = exchange._scope
+        token = current.set(exchange)
+        try:
+            if self._settings.unit_of_work is None or await exchange._open():
+                await self.app(inner, exchange.receive, exchange.send)
+            await exchange._ended()
+        except BaseException as error:
+            if not await exchange._ended_by(error):
+                raise
+        else:
+            await exchange._finish()
+        finally:
+            current.reset(token)
+            exchange._scope = None
+
+    async def _step_aside(self, scope: Any, receive: Any, send: Any) -> None:
+        """Leave the exchange to the outer middleware; lend it our unit of work where it has none."""
+        outer: ASGIExchange = scope[KEY]
+        if self._settings.unit_of_work is not None and outer._settings.unit_of_work is None:
+            outer._adopt(self._settings)
+            if not await outer._open():
+                return
+        await self.app(scope, receive, send)

@@ -1,0 +1,35 @@
+"""Whether a server lets us see that all it took has left, with the connection still up."""
+
+import socket
+import struct
+from typing import Any
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # no such look into the kernel on Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["socket_drained", "transport_drained"]
+
+
+def transport_drained(send: Any) -> bool | None:
+    """True where the transport behind *send* shows an empty buffer and is open (uvicorn); None elsewhere."""
+    transport: Any = getattr(getattr(send, "__self__", None), "transport", None)
+    try:
+        return True if transport.get_write_buffer_size() == 0 and not transport.is_closing() else None
+    except AttributeError:
+        return None
+
+
+def socket_drained(environ: dict[str, Any]) -> bool | None:
+    """True where the kernel shows the socket's queue empty and it is up (gunicorn, Werkzeug); None elsewhere."""
+    sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    if sock is None or fcntl is None or not hasattr(socket, "TCP_INFO"):
+        return None
+    try:
+        queued = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))[0]
+        up = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 1  # TCP_ESTABLISHED
+    except (OSError, ValueError):  # closed meanwhile
+        return None
+    return True if up and queued == 0 else None

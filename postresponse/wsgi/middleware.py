@@ -1,0 +1,98 @@
+"""The middleware for WSGI applications."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from postresponse.core.current import current
+from postresponse.core.exchange import KEY, Exchange, Failure
+from postresponse.core.lifecycle import Outcome
+from postresponse.core.policy import CommitPolicy
+from postresponse.core.settings import Settings, check_application, known_options
+from postresponse.typing import UnitOfWork, WSGIApplication
+from postresponse.wsgi.exchange import WSGIExchange
+
+__all__ = ["PostResponseMiddleware"]
+
+
+class PostResponseMiddleware:
+    """Wrap a WSGI application; know when each response leaves, and tie a unit of work to that moment.
+
+    Installed twice, or around a mounted application, the inner one steps aside.
+
+    Args:
+        app: The WSGI application.
+        unit_of_work: Makes the unit of work of one attempt at a request, from its `Exchange`; None observes only.
+        commit: When it commits and whether: `"head"` (default), `"buffered"`, `"after_send"`, a `CommitPolicy`, or a
+            function of the environ that returns one of these.
+        error_response: Makes the response that replaces one whose unit of work could not commit, from a `Failure`: an
+            `ErrorResponse`, or any WSGI application such as a Werkzeug response. One that fails falls back to the
+            default.
+        on_commit_failed: Receives the `Failure` of each failed commit, after the rollback.
+        on_finished: Receives the `Outcome` of each exchange.
+        on_error: Receives the `Failure` of each failed hook.
+        cleanup_timeout: Seconds that a rollback or a close may take before its connection is given up.
+
+    Raises:
+        ConfigurationError: An option is unknown or has a value that it cannot have.
+        WrongApplication: *app* is an ASGI application, or the unit of work is async.
+
+    Example:
+        >>> def app(environ, start_response): ...
+        >>> app = PostResponseMiddleware(app)
+    """
+
+    @known_options
+    def __init__(
+        self,
+        app: WSGIApplication,
+        *,
+        unit_of_work: Callable[[Exchange], UnitOfWork] | None = None,
+        commit: CommitPolicy
+        | Literal["head", "buffered", "after_send"]
+        | Callable[[Any], CommitPolicy | str | None]
+        | None = None,
+        error_response: Callable[[Failure], Any] | None = None,
+        on_commit_failed: Callable[[Failure], Any] | None = None,
+        on_finished: Callable[[Outcome], Any] | None = None,
+        on_error: Callable[[Failure], Any] | None = None,
+        cleanup_timeout: float = 5.0,
+    ) -> None:
+        check_application(app, 2)
+        self.app = app
+        self._settings = Settings.of(
+            is_async=False,
+            clock=time.monotonic_ns,
+            unit_of_work=unit_of_work,
+            commit=commit,
+            error_response=error_response,
+            on_commit_failed=on_commit_failed,
+            on_finished=on_finished,
+            on_error=on_error,
+            cleanup_timeout=cleanup_timeout,
+        )
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Handle one request (PEP 3333)."""
+        if KEY in environ:
+            return self._step_aside(environ, start_response)
+        exchange = WSGIExchange(self._settings, environ, start_response)
+        environ[KEY] = exchange
+        current.set(exchange)
+        try:
+            if self._settings.unit_of_work is not None and not exchange._open():
+                return exchange._body
+            return exchange._take(self.app(environ, exchange.start_response))
+        except BaseException as error:
+            if exchange._ended_by(error):
+                return exchange._body
+            raise
+
+    def _step_aside(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Leave the exchange to the outer middleware; lend it our unit of work where it has none."""
+        outer: WSGIExchange = environ[KEY]
+        if self._settings.unit_of_work is not None and outer._settings.unit_of_work is None:
+            outer._adopt(self._settings)
+            if not outer._open():
+                return outer._body
+        return self.app(environ, start_response)
