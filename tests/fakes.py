@@ -7,7 +7,7 @@ swallows it does not hide it.
 import functools
 import io
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -514,6 +514,8 @@ class StrictWSGIServer:
             getattr(self, f"_{self.closing}")(result, close)
         except Exception as error:
             self.raised = error
+            if self.closing == "never":
+                error.with_traceback(None)  # which would keep the body alive
         return self
 
     def _normal(self, result: Any, close: Callable[[], object]) -> None:
@@ -541,7 +543,7 @@ class StrictWSGIServer:
         close()
 
     def _generator_exit(self, result: Any, close: Callable[[], object]) -> None:
-        def serving() -> Iterator[None]:
+        def serving() -> Generator[None, None, None]:
             try:
                 for chunk in self._chunks(result):
                     self._write(chunk)
@@ -556,8 +558,7 @@ class StrictWSGIServer:
         generator.close()
 
     def _never(self, result: Any, close: Callable[[], object]) -> None:
-        with suppress(ConnectionLost):
-            self._serve(result)
+        self._serve(result)
 
 
 def run_wsgi(app: Callable[[dict[str, Any], Any], Iterable[bytes]], **request: Any) -> StrictWSGIServer:

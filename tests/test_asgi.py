@@ -130,6 +130,9 @@ async def test_lifespan_is_answered_where_the_application_does_not() -> None:
     async def refuses(scope: Any, receive: Any, send: Any) -> None:
         assert scope["type"] == "http"
 
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("its own")
+
     async def returns(scope: Any, receive: Any, send: Any) -> None:
         return
 
@@ -138,6 +141,8 @@ async def test_lifespan_is_answered_where_the_application_does_not() -> None:
             {"type": "lifespan.startup.complete"},
             {"type": "lifespan.shutdown.complete"},
         ]
+    with pytest.raises(RuntimeError, match="its own"):
+        await _lifespan(fails)
 
 
 async def test_a_failed_startup_is_not_covered_up() -> None:
@@ -357,6 +362,22 @@ async def test_what_never_ends_is_not_held(
     assert caplog.text.count("commits at the head and not buffered") == 1
 
 
+async def test_the_head_of_events_leaves_before_the_first_of_them() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        assert kinds(server) == ["start"]
+        assert current_exchange().unit_of_work is UnitState.COMMITTED
+        await send({"type": BODY, "body": b"data: 1\n\n"})
+
+    for commit in ("head", "buffered"):
+        server = StrictASGIServer()
+        await Site(app, commit).get(server=server)
+    server = StrictASGIServer()
+    assert (
+        await Site(answer(b"", headers=[(b"content-type", b"text/event-stream")]), fails={"commit": ValueError()}).get()
+    ).status == 500
+
+
 async def test_stream_if_decides_by_status_and_headers() -> None:
     policy = CommitPolicy("buffered", stream_if=lambda head: head.get("X-Stream") == "yes" and head.status == 200)
     assert (await Site(answer(b"a", b"b", headers=[(b"x-stream", b"yes")]), policy).get()).declared is None
@@ -443,8 +464,8 @@ async def test_a_client_that_leaves_mid_stream_is_aborted(commit: str, reads: bo
 
 async def test_a_disconnect_after_the_last_send_began_means_nothing() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await answer(b"a", b"b")(scope, receive, send)
         assert (await receive())["type"] == "http.request"
+        await answer(b"a", b"b")(scope, receive, send)
         assert (await receive())["type"] == "http.disconnect"
         assert (await receive())["type"] == "http.disconnect"
 
@@ -523,8 +544,9 @@ async def test_a_client_that_waits_for_100_continue_is_not_told_to_go_on_by_us()
 
 @pytest.mark.parametrize(("on_disconnect", "verdict"), [("commit", "committed"), ("rollback", "rolled_back")])
 async def test_a_client_that_left_before_the_head_decides_only_where_the_policy_says_so(
-    on_disconnect: Any, verdict: str
+    on_disconnect: Any, verdict: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("postresponse.asgi.exchange.QUICK", 0)
     server = StrictASGIServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -538,11 +560,11 @@ async def test_a_client_that_left_before_the_head_decides_only_where_the_policy_
     assert (site.outcome.ending, site.outcome.unit_of_work) == ("aborted", verdict)
 
 
-async def test_a_slow_one_message_response_is_watched_as_well() -> None:
+async def test_a_slow_one_message_response_is_watched_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("postresponse.asgi.exchange.QUICK", 0)
     server = StrictASGIServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await anyio.sleep(0.002)
         server.leave()
         await answer(b"all")(scope, receive, send)
 
@@ -931,9 +953,12 @@ async def test_installed_twice_there_is_one_exchange_and_one_unit() -> None:
 @pytest.mark.parametrize("commit", MODES)
 async def test_a_unit_of_work_inside_an_observing_middleware_is_not_lost(commit: Any) -> None:
     units = FakeUnits(is_async=True)
-    site = Site(PostResponseMiddleware(answer(b"ok"), unit_of_work=units, commit=commit), observe=True)
+    told: list[Outcome] = []
+    inner = PostResponseMiddleware(answer(b"ok"), unit_of_work=units, commit=commit, on_finished=told.append)
+    site = Site(inner, observe=True)
     await site.get()
     assert units.log == ["begin", "commit", "close"]
+    assert [site.outcome] == told
     refused = FakeUnits({"begin": ValueError()}, is_async=True)
     site = Site(PostResponseMiddleware(answer(b"ok"), unit_of_work=refused, commit=commit), observe=True)
     assert (await site.get()).status == 500

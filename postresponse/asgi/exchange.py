@@ -44,8 +44,9 @@ BARRIER: Final = 65_536
 """A last message over this many bytes is sent apart from the end: uvicorn returns with most of it unsent."""
 LINGER: Final = 1.0
 """Seconds that a last send may take once the client has left."""
-QUICK: Final = 1_000_000
-"""Nanoseconds: a response that starts within this time is not watched for a disconnect before its head."""
+QUICK: Final = 10_000_000
+"""Nanoseconds: a response that starts within this time is not watched for a disconnect before its head, and a stream
+that ends within it gives the loop no turn to see one: nobody leaves so fast, and a watch costs more than the answer."""
 
 
 class ASGIExchange(Exchange):
@@ -65,6 +66,7 @@ class ASGIExchange(Exchange):
         "_start",
         "_trailers",
         "_watch",
+        "_watched_since",
     )
 
     def __init__(self, settings: Settings, scope: Any, receive: Any, send: Any) -> None:
@@ -78,6 +80,7 @@ class ASGIExchange(Exchange):
         self._flowing = False
         self._receiving = 0
         self._watch: Watch | None = None
+        self._watched_since = 0
         self._pending_send: CancelScope | None = None
         self._concluding = False
         self._concluded: Flag | None = None
@@ -122,7 +125,7 @@ class ASGIExchange(Exchange):
         elif kind == "http.response.start":
             await self._take_head(message)
             return
-        elif kind == "http.response.trailers":
+        elif kind == "http.response.trailers" and self._trailers:
             final = not message.get("more_trailers", False)
         elif kind == "http.response.pathsend":
             final = True
@@ -148,15 +151,20 @@ class ASGIExchange(Exchange):
         self._start = message
         self._status = status = message["status"]
         self._trailers = message.get("trailers", False)
+        content_type = b""
         for name, value in message.get("headers", ()):
             if name == b"content-length" and value.isdigit():
                 self._declared = int(value)
+            elif name == b"content-type":
+                content_type = value
         self._needs_no_body = status in (204, 304) or status < 200 or self._is_head
         if now - self._began > QUICK:
-            self._begin_watch()
+            self._begin_watch(since=self._began)
         if action is Action.HOLD:
             _check_head(message)
-            self._streams()
+            if self._streams(content_type.decode("latin-1")):
+                # A client of server-sent events waits for the head, and the first event may be long in coming.
+                await self._may_leave(self._advance(Event.ENDLESS), Event.ENDLESS, None)
         else:
             await self._release()
 
@@ -292,8 +300,7 @@ class ASGIExchange(Exchange):
             await self._hand_part({"type": BODY, "body": b"", "more_body": True}, len(body))
             message, body = {"type": BODY, "body": b"", "more_body": False}, b""
         self._bytes += len(body)
-        if self._watch is not None or self._receiving:
-            await self._look()
+        await self._look()
         self._flowing = False
         self._advance(Event.FINAL)
         try:
@@ -317,8 +324,9 @@ class ASGIExchange(Exchange):
 
     async def _look(self) -> None:
         """Give the loop a turn: sends to a dead client do not, and its leaving would not be seen."""
-        await checkpoint()
-        await checkpoint()
+        if self._receiving or (self._watch is not None and time.monotonic_ns() - self._watched_since > QUICK):
+            await checkpoint()
+            await checkpoint()
 
     async def _hand(self, message: Any) -> None:
         """Hand *message* to the server."""
@@ -377,7 +385,7 @@ class ASGIExchange(Exchange):
     async def _open(self) -> bool:
         if await perform(self, open_unit(self)):
             if self.policy.on_disconnect == "rollback":
-                self._begin_watch()
+                self._begin_watch(since=0)
             return True
         self._advance(Event.REFUSED)
         await self._replace()
@@ -385,7 +393,7 @@ class ASGIExchange(Exchange):
 
     async def _settle(self, steps: Steps[Event]) -> Action:
         """End the unit of work, whatever is cancelled meanwhile, and take the result through the table."""
-        if self._watch is not None and self.policy.on_disconnect == "rollback":
+        if self.policy.on_disconnect == "rollback":
             await self._look()
         try:
             step = next(steps)
@@ -471,11 +479,12 @@ class ASGIExchange(Exchange):
             error = error.__cause__ or error.__context__  # type: ignore[assignment]
         return False
 
-    def _begin_watch(self) -> None:
+    def _begin_watch(self, since: int | None = None) -> None:
         if self._watch is None and not self._receiving and not self._is_head:
             # Asking uvicorn for the body answers "100 Continue", which is for the application to say.
             if self._request_header(b"expect") is not None:
                 return
+            self._watched_since = time.monotonic_ns() if since is None else since
             self._watch = Watch(self._server_receive, self._client_left)
 
     def _client_left(self) -> None:

@@ -10,6 +10,11 @@ __all__ = ["answer_lifespan"]
 logger: Final = logging.getLogger("postresponse")
 
 
+# How applications decline a scope that they do not know: an assertion, a key that is missing, a type they refuse. Any
+# other error is one of its own, and the server shall see it.
+DECLINES: Final = (AssertionError, LookupError, TypeError, ValueError, NotImplementedError)
+
+
 async def answer_lifespan(app: ASGIApplication, scope: Any, receive: Any, send: Any) -> None:
     """Pass lifespan on, and answer it where the application does not know it: it raises or returns without asking."""
     asked = False
@@ -21,7 +26,7 @@ async def answer_lifespan(app: ASGIApplication, scope: Any, receive: Any, send: 
 
     try:
         await app(scope, ask, send)
-    except Exception as error:
+    except DECLINES as error:
         if asked:
             raise
         logger.info("the application does not know lifespan, which is answered in its place: %r", error)

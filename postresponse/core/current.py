@@ -47,7 +47,7 @@ R = TypeVar("R")
 
 @overload
 def commit_policy(
-    at: CommitPolicy | Literal["head", "buffered", "after_send"], /
+    at: CommitPolicy | Literal["head", "buffered", "after_send"], /, **changes: Any
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 @overload
 def commit_policy(**changes: Any) -> Callable[[Callable[P, R]], Callable[P, R]]: ...

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from postresponse.core.lifecycle import (
@@ -356,8 +356,17 @@ class Exchange:
         return action
 
     def _adopt(self, settings: Settings) -> None:
-        """Take over the options of a middleware further in, which has a unit of work where this one has none."""
-        self._settings = settings
+        """Take over the unit of work of a middleware further in, where this one has none; both are told the outcome."""
+        outer = self._settings
+        self._settings = replace(
+            settings,
+            error_response=settings.error_response or outer.error_response,
+            on_commit_failed=settings.on_commit_failed or outer.on_commit_failed,
+            on_error=settings.on_error or outer.on_error,
+            on_finished=outer.on_finished or settings.on_finished,
+        )
+        if outer.on_finished is not None and settings.on_finished is not None:
+            self.on_finished(settings.on_finished)
         self._moves = MOVES[self.policy.point]
 
     def _begin(self, unit: Any) -> None:
@@ -371,15 +380,16 @@ class Exchange:
     def _head(self) -> Head | None:
         return None if self._status is None else Head(self._status, tuple(self.headers))
 
-    def _streams(self) -> None:
-        """Fall back from buffered to head where the response has no end to wait for, or the policy says so."""
-        policy, head = self.policy, self._head()
-        if policy.point is not CommitPoint.BUFFERED or head is None:
-            return
-        if never_ends(head) or (policy.stream_if is not None and policy.stream_if(head)):
-            self._moves = MOVES[CommitPoint.HEAD]
-            if _first_time(self.route):
-                logger.info("%s: streams, so its unit of work commits at the head and not buffered", self.route)
+    def _streams(self, content_type: str) -> bool:
+        """Fall back from buffered to head where the policy says so; True where there is no end to wait for at all."""
+        policy, endless = self.policy, never_ends(content_type)
+        if policy.point is CommitPoint.BUFFERED:
+            head = self._head()
+            if endless or (policy.stream_if is not None and head is not None and policy.stream_if(head)):
+                self._moves = MOVES[CommitPoint.HEAD]
+                if _first_time(self.route):
+                    logger.info("%s: streams, so its unit of work commits at the head and not buffered", self.route)
+        return endless
 
     def _limit(self, size: int) -> Action:
         """Tell what becomes of a held body of *size* bytes: nothing, or what the policy says of one over its limit."""

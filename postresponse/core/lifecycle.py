@@ -126,6 +126,8 @@ class Event(enum.IntEnum):
     """The application returned (WSGI: the server closed the body)."""
     RAISED = 10
     """The application raised, or was cancelled."""
+    ENDLESS = 11
+    """The head says that the body never ends, and its first part may be long in coming."""
 
 
 class Action(enum.IntEnum):
@@ -218,6 +220,7 @@ _HEAD: Final[dict[State, _Row]] = {
     **_WITHHELD,
     State.DECIDED: {
         Event.RESTART: (State.DECIDED, Action.HOLD),
+        Event.ENDLESS: (State.SETTLING, Action.SETTLE),
         Event.BODY: (State.SETTLING, Action.SETTLE),
         Event.FINAL: (State.SETTLING, Action.SETTLE),
         Event.RETURNED: (State.SETTLING, Action.SETTLE),
@@ -230,6 +233,7 @@ _BUFFERED: Final[dict[State, _Row]] = {
     **_WITHHELD,
     State.DECIDED: {
         Event.RESTART: (State.DECIDED, Action.HOLD),
+        Event.ENDLESS: (State.SETTLING, Action.SETTLE),
         Event.BODY: (State.DECIDED, Action.HOLD),
         Event.FINAL: (State.SETTLING, Action.SETTLE),
         Event.OVERFLOW: (State.SETTLING, Action.REFUSE),

@@ -156,9 +156,8 @@ DEFAULT_POLICY: Final = CommitPolicy()
 _NEVER_END: Final = ("text/event-stream", "multipart/x-mixed-replace")
 
 
-def never_ends(head: Head) -> bool:
+def never_ends(content_type: str) -> bool:
     """Tell whether a response of this content type has no end that could be waited for."""
-    content_type = head.get("content-type", "") or ""
     return content_type.partition(";")[0].strip().lower() in _NEVER_END
 
 

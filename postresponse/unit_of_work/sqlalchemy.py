@@ -10,18 +10,24 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, ExceptionContext, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from postresponse.core.current import current_exchange
 from postresponse.core.exchange import Exchange
-from postresponse.exceptions import ConfigurationError, NoExchange
+from postresponse.exceptions import CommitRefused, ConfigurationError, NoExchange
 
 __all__ = ["AsyncSQLAlchemyUnitOfWork", "SQLAlchemyUnitOfWork"]
 
 S = TypeVar("S", Session, AsyncSession)
 
+_FAILED: Final = "postresponse.failed"
+_SWALLOWED: Final = (
+    "a statement failed, its error was swallowed, and the database has given up the transaction; let the error "
+    "through, put what may fail into session.begin_nested(), or roll back on purpose with doom()"
+)
 _READS: Final = ("select", "with", "show", "explain", "pragma", "values", "table")
 
 
@@ -43,15 +49,46 @@ class _Use:
 
     def on_begin(self, session: Session, transaction: object, connection: Connection) -> None:
         self.begun = True
+        if connection in self.connections:  # a savepoint
+            return
         self.connections.append(connection)
+        connection.info.pop(_FAILED, None)
+        if not event.contains(connection.engine, "handle_error", _on_error):
+            event.listen(connection.engine, "handle_error", _on_error)
         if self.late:
             event.listen(connection, "before_cursor_execute", self.on_late_statement)
+
+    def lost(self) -> list[Connection]:
+        """The connections on which a statement failed and whose transaction may be lost with it."""
+        return [connection for connection in self.connections if _FAILED in connection.info]
 
     def on_late_statement(
         self, connection: Connection, cursor: object, statement: str, parameters: object, context: Any, many: bool
     ) -> None:
         first = statement.lstrip("( \t\r\n")[:8].lower()
         self.wrote = self.wrote or context.isinsert or not first.startswith(_READS)
+
+
+def _on_error(context: ExceptionContext) -> None:
+    if context.connection is not None:
+        context.connection.info[_FAILED] = context.original_exception
+
+
+def _check(connections: list[Connection]) -> None:
+    """Refuse to commit what the database has given up already, behind a statement whose error was swallowed.
+
+    PostgreSQL answers such a COMMIT with a rollback and no error. MySQL and MariaDB roll back at a deadlock (1213), and
+    COMMIT then keeps only what came after it.
+    """
+    for connection in connections:
+        failed: BaseException | None = connection.info.pop(_FAILED)
+        if connection.dialect.name == "postgresql":
+            try:
+                connection.exec_driver_sql("SELECT 1")
+            except DBAPIError as error:
+                raise CommitRefused(_SWALLOWED) from error
+        elif connection.dialect.name in ("mysql", "mariadb") and failed is not None and failed.args[:1] == (1213,):
+            raise CommitRefused(_SWALLOWED) from failed
 
 
 class _Unit(Generic[S]):
@@ -100,6 +137,7 @@ class _SyncUnit(_Unit[Session]):
         """Nothing: the session begins with its first use."""
 
     def commit(self) -> None:
+        _check(self._use.lost())
         self.session.commit()
 
     def rollback(self) -> None:
@@ -127,6 +165,8 @@ class _AsyncUnit(_Unit[AsyncSession]):
         """Nothing: the session begins with its first use."""
 
     async def commit(self) -> None:
+        if lost := self._use.lost():
+            await self.session.run_sync(lambda _: _check(lost))
         await self.session.commit()
 
     async def rollback(self) -> None:

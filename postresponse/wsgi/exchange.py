@@ -36,7 +36,16 @@ logger: Final = logging.getLogger("postresponse")
 class WSGIExchange(Exchange):
     """An exchange, and how it speaks WSGI with the application inside and the server outside."""
 
-    __slots__ = ("_asked", "_body", "_given", "_held", "_inner", "_server_start_response", "_server_write")
+    __slots__ = (
+        "_asked",
+        "_body",
+        "_content_type",
+        "_given",
+        "_held",
+        "_inner",
+        "_server_start_response",
+        "_server_write",
+    )
 
     def __init__(self, settings: Settings, environ: dict[str, Any], start_response: Any) -> None:
         super().__init__(settings, environ, time.monotonic_ns())
@@ -47,6 +56,7 @@ class WSGIExchange(Exchange):
         self._inner: Any = None
         self._body: Iterable[bytes] = ()
         self._asked = False
+        self._content_type = ""
 
     # -- what the application calls -----------------------------------------------------------------------------
 
@@ -63,7 +73,7 @@ class WSGIExchange(Exchange):
         self._take_head(status, headers)
         if action is Action.HOLD:
             check_headers(headers)
-            self._streams()
+            self._streams(self._content_type)
             return self.write
         self._release(exc_info=exc_info)
         # Some servers have no `write`, and the application is told so.
@@ -86,10 +96,14 @@ class WSGIExchange(Exchange):
         self._decided = time.monotonic_ns()
         self._given = (status, headers)
         self._headers = self._declared = None
+        self._content_type = ""
         self._status = code = int(status[:3])
         for name, value in headers:
-            if name.lower() == "content-length" and value.isdigit():
+            lowered = name.lower()
+            if lowered == "content-length" and value.isdigit():
                 self._declared = int(value)
+            elif lowered == "content-type":
+                self._content_type = value
         self._needs_no_body = code in (204, 304) or code < 200 or self._scope["REQUEST_METHOD"] == "HEAD"
 
     def _take(self, body: Any) -> Iterable[bytes]:

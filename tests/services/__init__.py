@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from tests.services import postgres
+from tests.services import mariadb, postgres
 
-PROBES: Mapping[str, Callable[[], str | None]] = {"postgresql": postgres.unreachable}
+PROBES: Mapping[str, Callable[[], str | None]] = {"postgresql": postgres.unreachable, "mariadb": mariadb.unreachable}
 """For each service a function that says why it cannot be used, or None where it can."""

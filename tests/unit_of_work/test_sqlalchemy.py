@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import socket
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, insert, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from werkzeug.test import create_environ, run_wsgi_app
@@ -21,7 +21,8 @@ from postresponse.core.lifecycle import Outcome, UnitState
 from postresponse.exceptions import ConfigurationError, NoExchange, WrongApplication
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
 from tests.fakes import StrictASGIServer
-from tests.services import postgres
+from tests.services import mariadb, postgres
+from tests.services.blackhole import Blackhole
 
 SCHEMA = """
 CREATE TABLE customer (id INTEGER PRIMARY KEY);
@@ -217,6 +218,68 @@ def test_a_view_that_commits_itself_is_left_alone(engine: Engine) -> None:
     assert (orders(engine), site.unit) == ([1], "none")
 
 
+@pytest.mark.parametrize("commit", MODES)
+def test_a_swallowed_error_does_not_pass_for_a_commit(engine: Engine, commit: str) -> None:
+    """PostgreSQL rolls back, and says COMMIT without an error; on SQLite the transaction goes on."""
+    site = WSGI(engine, commit)
+    lives_on = engine.dialect.name == "sqlite"
+
+    def view() -> list[bytes]:
+        site.db.session.execute(text("INSERT INTO orders (id) VALUES (1)"))
+        with pytest.raises(DBAPIError):
+            site.db.session.execute(text("INSERT INTO nowhere VALUES (1)"))
+        return [b"one"]
+
+    answered = site.get(view)
+    assert answered.startswith("201" if lives_on or commit == "after_send" else "500")
+    assert (orders(engine), site.unit) == (([1], "committed") if lives_on else ([], "failed"))
+
+
+@pytest.mark.service("mariadb")
+def test_a_swallowed_deadlock_does_not_pass_for_a_commit_of_all() -> None:
+    """MariaDB has rolled back what came before it, and a COMMIT would keep the rest."""
+    with mariadb.database() as url, disposed(create_engine(url)) as engine:
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE stock (id INTEGER PRIMARY KEY, left_over INTEGER) ENGINE=InnoDB"))
+            connection.execute(text("INSERT INTO stock VALUES (1, 0), (2, 0), (3, 0), (4, 0), (5, 0)"))
+        site = WSGI(engine)
+        other_waits = threading.Thread(target=_take_all_but_the_first, args=(engine,))
+
+        def view() -> list[bytes]:
+            site.db.session.execute(text("UPDATE stock SET left_over = 1 WHERE id = 1"))
+            other_waits.start()
+            with engine.connect() as watching:
+                while not watching.scalar(text("SELECT count(*) FROM information_schema.innodb_lock_waits")):
+                    watching.rollback()
+            with pytest.raises(DBAPIError, match="1213"):
+                site.db.session.execute(text("UPDATE stock SET left_over = 1 WHERE id = 2"))
+            site.db.session.execute(text("UPDATE stock SET left_over = 9 WHERE id = 0"))
+            return [b"all of it"]
+
+        assert site.get(view).startswith("503")  # a deadlock is worth another try
+        other_waits.join()
+        assert site.unit == "failed"
+
+
+def _take_all_but_the_first(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE stock SET left_over = 2 WHERE id > 1"))
+        connection.execute(text("UPDATE stock SET left_over = 2 WHERE id = 1"))
+
+
+def test_an_error_inside_a_savepoint_harms_nothing(engine: Engine) -> None:
+    site = WSGI(engine)
+
+    def view() -> list[bytes]:
+        site.db.session.execute(text("INSERT INTO orders (id) VALUES (1)"))
+        with pytest.raises(DBAPIError), site.db.session.begin_nested():
+            site.db.session.execute(text("INSERT INTO nowhere VALUES (1)"))
+        return [b"one"]
+
+    assert site.get(view) == "201 Created"
+    assert orders(engine) == [1]
+
+
 def test_in_head_mode_the_connection_is_back_before_the_first_byte(engine: Engine) -> None:
     site = WSGI(engine)
     seen: list[int] = []
@@ -308,12 +371,18 @@ async def test_an_async_session_keeps_the_same_promises(engine: Engine, async_en
         db.session.add(Order(id=3))
         await db.session.commit()
 
+    async def swallows() -> None:
+        with pytest.raises(DBAPIError):
+            await db.session.execute(text("INSERT INTO nowhere VALUES (1)"))
+
     async def nothing() -> None: ...
 
     assert await get(db, good, commit) == (201, "committed")
     assert await get(db, refused, commit) == (201 if commit == "after_send" else 500, "failed")
     assert await get(db, own, commit) == (201, "none")
     assert await get(db, nothing, commit) == (201, "committed")
+    given_up = engine.dialect.name == "postgresql"
+    assert (await get(db, swallows, commit))[1] == ("failed" if given_up else "committed")
     assert await get(db, good, commit, status=404) == (404, "rolled_back")
     assert orders(engine) == [1, 3]
     assert checked_out(async_engine) == 0
@@ -333,42 +402,6 @@ async def test_a_sync_session_under_asgi_commits_on_a_thread(engine: Engine, com
     assert orders(engine) == [1]
     assert threads[0] is not threading.main_thread()
     assert checked_out(engine) == 0
-
-
-class Blackhole:
-    """A proxy in front of PostgreSQL that at a word stops to pass anything on, with both ends still open."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self.target = (host, port)
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.dark = threading.Event()
-        self.sockets: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self.listener.accept()
-            except OSError:
-                return
-            far = socket.create_connection(self.target)
-            self.sockets += [near, far]
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                if not self.dark.is_set():
-                    sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            return
-
-    def close(self) -> None:
-        for opened in [self.listener, *self.sockets]:
-            opened.close()
 
 
 @pytest.fixture

@@ -1,0 +1,329 @@
+"""Django's transactions as a unit of work, under WSGI and ASGI alike.
+
+Two signals of Django's bound it. At `request_started` a receiver of Django's closes each connection that is in a
+transaction, so a transaction begun outside of the handler would be lost before the view runs; at `request_finished`,
+which `response.close()` fires, it does so again. The transaction therefore begins in a receiver of `request_started`
+that stays behind all others, and the middleware ends it before it closes the response. (Beginning it with the first
+query is too late: a view's own `atomic()` would be the outermost block, and commit by itself.)
+
+Under ASGI the sync code of one request, its database connections included, lives on one thread that asgiref keeps for a
+`ThreadSensitiveContext`. Django enters one inside of its handler and leaves it with it; ours is entered around that
+one, so that a request that was cancelled, or raised, is still rolled back on the thread that holds its connection.
+"""
+
+import itertools
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+from django.conf import settings
+from django.core.signals import request_started
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
+
+from postresponse.core.current import current
+from postresponse.core.exchange import Exchange
+from postresponse.core.lifecycle import Outcome
+from postresponse.core.policy import did_you_mean
+from postresponse.exceptions import CommitRefused, ConfigurationError, UnitOfWorkError
+
+__all__ = ["DjangoUnitOfWork"]
+
+logger: Final = logging.getLogger("postresponse")
+
+_IN_ERROR: Final = 3
+"""libpq's PQTRANS_INERROR, as psycopg and psycopg2 give it."""
+
+
+class _Unit:
+    """The transaction of one exchange on one alias; what both twins share."""
+
+    __slots__ = ("_atomic", "_connection", "_due", "_earlier_error", "_using")
+
+    active = True  # inside of atomic() Django lets no view commit or roll back by itself
+    changed = False  # what is written after the end commits by itself
+
+    def __init__(self, using: str) -> None:
+        self._using = using
+        self._due = True
+        self._connection: Any = None
+        self._atomic: Any = None
+        self._earlier_error: BaseException | None = None
+
+    @property
+    def touched(self) -> bool:
+        return self._connection is not None
+
+    def enter(self) -> None:
+        """Begin, once; on the thread that the view's queries run on."""
+        if not self._due:
+            return
+        self._due = False
+        connection, atomic = connections[self._using], transaction.atomic(self._using)
+        atomic.__enter__()
+        # Django never forgets the error of an earlier request on the same connection.
+        self._connection, self._atomic, self._earlier_error = connection, atomic, connection.rollback_exc
+
+    def sever(self) -> None:
+        """Shut the connection's socket down under a call that hangs; it then fails, and returns."""
+        with suppress(Exception), socket.socket(fileno=os.dup(self._connection.connection.fileno())) as duplicate:
+            duplicate.shutdown(socket.SHUT_RDWR)
+
+    def _commit(self) -> None:
+        self._check_place()
+        connection, callbacks = self._connection, []
+        self._check_committable(connection)
+        if not connection.savepoint_ids:
+            callbacks, connection.run_on_commit = connection.run_on_commit, []
+        self._exit()
+        # Not left to Django: there one that raises would make a commit that succeeded look like one that failed.
+        for _, callback, _ in callbacks:
+            try:
+                callback()
+            except (Exception, SystemExit) as error:
+                logger.error("the on_commit callback %r failed", callback, exc_info=error)
+
+    def _roll_back(self) -> None:
+        if self._atomic is None:
+            return  # a commit that failed: Django has rolled back
+        self._check_place()
+        connection = self._connection
+        while connection.atomic_blocks[-1] is not self._atomic:
+            connection.atomic_blocks.pop()
+            connection.savepoint_ids.pop()
+        connection.set_rollback(True)
+        if connection.savepoint_ids or connection.closed_in_transaction:
+            self._exit()
+            return
+        # Not by Atomic.__exit__: after a rollback that fails it would connect anew at once, to a server that is gone.
+        self._atomic = None
+        connection.atomic_blocks.pop()
+        connection.in_atomic_block = False
+        connection.rollback()
+        connection.set_autocommit(True)
+
+    def _close(self) -> None:
+        """Give the connection back by Django's rules (CONN_MAX_AGE), unless a test's own transaction is around it."""
+        self._roll_back()
+        if not self._connection.in_atomic_block:
+            self._connection.close_if_unusable_or_obsolete()
+        self._connection = None
+
+    def _give_up(self) -> None:
+        """Close the connection whatever its state, from any thread; the next query opens a new one."""
+        connection, self._connection, self._atomic = self._connection, None, None
+        if connection is None:
+            return
+        connection.in_atomic_block = connection.closed_in_transaction = connection.needs_rollback = False
+        connection.inc_thread_sharing()
+        try:
+            connection.close()
+        finally:
+            connection.dec_thread_sharing()
+
+    def _exit(self) -> None:
+        atomic, self._atomic = self._atomic, None
+        atomic.__exit__(None, None, None)
+
+    def _check_place(self) -> None:
+        """Refuse to end the transaction where Django would end another one."""
+        if connections[self._using] is not self._connection:
+            raise UnitOfWorkError(
+                f"the transaction on {self._using!r} began on another thread than it is to end on; let Django's own "
+                "handler run the request, on the event loop or thread that the middleware is called on"
+            )
+        if self._atomic not in self._connection.atomic_blocks:
+            raise UnitOfWorkError(f"the transaction on {self._using!r} was ended behind Django's back")
+
+    def _check_committable(self, connection: Any) -> None:
+        """Refuse a commit that Django, or PostgreSQL, would turn into a rollback without a word."""
+        if connection.closed_in_transaction:
+            raise CommitRefused(
+                f"the connection {self._using!r} was closed inside the request's transaction, and what was written is "
+                "lost: by connection.close() or close_old_connections() in a view, which may call neither, or by "
+                "Django because the client left"
+            )
+        if connection.needs_rollback or _is_in_error(connection):
+            error = connection.rollback_exc
+            raise CommitRefused(
+                f"the transaction on {self._using!r} can only be rolled back: an error of the database was caught "
+                "inside it, or set_rollback(True) was called. Let the error out, put transaction.atomic() around the "
+                "statements that may fail, or call doom() to roll back on purpose"
+            ) from (None if error is self._earlier_error else error)
+        if connection.atomic_blocks[-1] is not self._atomic:
+            raise CommitRefused(
+                f"a transaction.atomic() block on {self._using!r} is still open: a streaming body may not hold one "
+                "over its first part where the commit is at the head; give its view commit_policy('buffered')"
+            )
+
+
+class _SyncUnit(_Unit):
+    __slots__ = ()
+
+    def begin(self) -> None:
+        """Nothing: the receiver of `request_started` begins."""
+
+    def commit(self) -> None:
+        self._commit()
+
+    def rollback(self) -> None:
+        self._roll_back()
+
+    def close(self) -> None:
+        self._close()
+
+    def invalidate(self) -> None:
+        self._give_up()
+
+
+class _AsyncUnit(_Unit):
+    __slots__ = ("thread",)
+
+    def __init__(self, using: str, thread: ThreadSensitiveContext) -> None:
+        super().__init__(using)
+        self.thread = thread
+
+    async def begin(self) -> None:
+        """Nothing: the receiver of `request_started` begins."""
+
+    async def commit(self) -> None:
+        await self._on_thread(self._commit)
+
+    async def rollback(self) -> None:
+        await self._on_thread(self._roll_back)
+
+    async def close(self) -> None:
+        await self._on_thread(self._close)
+
+    async def invalidate(self) -> None:
+        self.sever()  # or this would wait behind the call that hangs
+        await self._on_thread(self._give_up)
+
+    async def _on_thread(self, call: Callable[[], None]) -> None:
+        # Set anew: the caller's context is not the application's where that ran in a task of its own.
+        token = SyncToAsync.thread_sensitive_context.set(self.thread)
+        try:
+            await sync_to_async(call, thread_sensitive=True)()
+        finally:
+            SyncToAsync.thread_sensitive_context.reset(token)
+
+
+class DjangoUnitOfWork:
+    """One `transaction.atomic()` around each request, committed or rolled back as the middleware's policy says.
+
+    For `get_wsgi_application()` and `get_asgi_application()`, with sync and async views. It takes the place of
+    ATOMIC_REQUESTS, which may stay on: a view's transaction is then a savepoint in this one, as is each `atomic()` of
+    its own. The connection is opened when the request starts; no statement is sent before the view's first.
+
+    `transaction.on_commit` callbacks run right after this commit, which in head and buffered mode is before the first
+    byte; one that raises is logged and the others run. A transaction that can only be rolled back, because an error of
+    the database was caught inside it, is a failed commit (`CommitRefused`) and not a silent rollback.
+
+    In head mode a streaming body runs after the commit, in autocommit, as it does with ATOMIC_REQUESTS: what it writes
+    late commits by itself. Under WSGI its first part is made before the commit. Give a view whose body needs the
+    transaction `commit_policy("buffered")`. Under ASGI, hooks that use the ORM have to be async. Code on threads of
+    its own (`sync_to_async(..., thread_sensitive=False)`) has connections of its own, and no part in the transaction.
+
+    Args:
+        using: The alias of the database, a key of `DATABASES`.
+
+    Raises:
+        ConfigurationError: There is no such alias, or it has AUTOCOMMIT off. Raised by the first request if the
+            settings are not loaded yet.
+
+    Example:
+        >>> db = DjangoUnitOfWork()
+    """
+
+    is_async = False
+
+    def __init__(self, using: str = DEFAULT_DB_ALIAS) -> None:
+        self._using = using
+        self._checked = False
+        if settings.configured:
+            self._check()
+
+    def __call__(self, exchange: Exchange) -> Any:
+        """Make the unit of work of *exchange*, sync under WSGI and async under ASGI; the middleware calls it."""
+        if not self._checked:
+            self._check()
+        _receiver.stay_last()
+        is_async = exchange._settings.is_async
+        unit = _AsyncUnit(self._using, _thread_of(exchange)) if is_async else _SyncUnit(self._using)
+        exchange.units[self] = unit
+        return unit
+
+    def _check(self) -> None:
+        if self._using not in connections.settings:
+            raise ConfigurationError(
+                f"DjangoUnitOfWork: no database has the alias {self._using!r}"
+                f"{did_you_mean(str(self._using), connections.settings)}"
+            )
+        if not connections.settings[self._using].get("AUTOCOMMIT", True):
+            raise ConfigurationError(
+                f"DjangoUnitOfWork: DATABASES[{self._using!r}] has AUTOCOMMIT off, and there transaction.atomic() "
+                "never commits; leave it on, the unit of work begins the transactions"
+            )
+        self._checked = True
+
+
+def _thread_of(exchange: Exchange) -> ThreadSensitiveContext:
+    """Return the thread of *exchange*'s sync code; the first call enters it and has it end with the exchange."""
+    for unit in exchange.units.values():
+        if isinstance(unit, _AsyncUnit):
+            return unit.thread
+    thread = ThreadSensitiveContext()
+    # Not by its `async with`: it would share one that is entered already, and two requests never share a transaction.
+    SyncToAsync.thread_sensitive_context.set(thread)
+
+    def end(outcome: Outcome) -> None:
+        executor = SyncToAsync.context_to_thread_executor.pop(thread, None)
+        if executor is not None:
+            executor.submit(connections.close_all)  # opened by hooks, after Django closed its own
+            executor.shutdown(wait=False)
+
+    exchange.on_finished(end)
+    return thread
+
+
+def _is_in_error(connection: Any) -> bool:
+    """Whether PostgreSQL answers COMMIT with a rollback; Django does not see each failed statement, the driver does."""
+    info = getattr(connection.connection, "info", None) if connection.vendor == "postgresql" else None
+    return getattr(info, "transaction_status", None) == _IN_ERROR
+
+
+class _Receiver:
+    """Begins the current exchange's units when Django says `request_started`, after all other receivers."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._names = (f"{__name__}.{number}" for number in itertools.count())
+        self._name = next(self._names)
+        request_started.connect(self, weak=False, dispatch_uid=self._name)
+
+    def __call__(self, **signal: Any) -> None:
+        exchange = current.get()
+        for unit in exchange.units.values() if exchange is not None else ():
+            if isinstance(unit, _Unit):
+                unit.enter()
+
+    def stay_last(self) -> None:
+        """Move behind a receiver that was connected later: Django's test client connects Django's own anew."""
+        if self._is_last():
+            return
+        with self._lock:
+            if not self._is_last():
+                earlier, self._name = self._name, next(self._names)
+                # In this order: a signal sent meanwhile by another thread finds at least one.
+                request_started.connect(self, weak=False, dispatch_uid=self._name)
+                request_started.disconnect(dispatch_uid=earlier)
+
+    def _is_last(self) -> bool:
+        return any(entry[0][0] == self._name for entry in request_started.receivers[-1:])
+
+
+_receiver: Final = _Receiver()

@@ -1,0 +1,46 @@
+"""Databases that Django was told of, once a process."""
+
+import io
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+from django.core.handlers import asgi
+from django.db import connections
+
+from tests.unit_of_work import django_project
+from tests.unit_of_work.django_project.databases import Database, PostgreSQL, SQLite
+from tests.unit_of_work.django_project.driving import cleared
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Django, configured, with tables in its two files."""
+    # Django 5.2 leaves the spooled body of a request that does not end well open; one in memory needs no closing.
+    asgi.tempfile = SimpleNamespace(SpooledTemporaryFile=lambda **options: io.BytesIO())
+    django_project.configure(tmp_path_factory.mktemp("django"))
+    for alias in ("default", "other"):
+        django_project.create_tables(alias)
+    yield
+    connections.close_all()
+
+
+@pytest.fixture(scope="session")
+def postgresql(project: None) -> Iterator[PostgreSQL]:
+    """A schema in PostgreSQL, as the alias "postgresql"."""
+    with PostgreSQL.made("postgresql") as database:
+        django_project.create_tables("postgresql")
+        yield database
+        connections.close_all()
+
+
+@pytest.fixture
+def default(project: None) -> Database:
+    """A file, as the default."""
+    return cleared(SQLite("default"))
+
+
+@pytest.fixture(params=["default", pytest.param("postgresql", marks=pytest.mark.service("postgresql"))])
+def database(request: pytest.FixtureRequest, project: None) -> Database:
+    """Each kind of database in turn."""
+    return cleared(SQLite("default") if request.param == "default" else request.getfixturevalue("postgresql"))
