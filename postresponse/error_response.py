@@ -1,6 +1,7 @@
 """The response that a client gets instead of the application's, when that one cannot stand."""
 
 import html
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,6 +88,8 @@ async def asgi_response(app: Any, scope: Any, receive: Any) -> ErrorResponse:
 
 def wsgi_response(app: Any, environ: dict[str, Any]) -> ErrorResponse:
     """Run the WSGI application *app* and return all that it answered."""
+    if inspect.iscoroutine(app):
+        app.close()
     if not callable(app):
         raise WrongApplication(f"error_response: expected an ErrorResponse or a WSGI application, found {app!r}")
     given: list[tuple[str, list[tuple[str, str]]]] = []

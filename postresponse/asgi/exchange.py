@@ -141,6 +141,8 @@ class ASGIExchange(Exchange):
             await self._deliver(message, final=final)
 
     async def _take_head(self, message: Any) -> None:
+        if self._state is State.PENDING and self._moves is not MOVES[CommitPoint.AFTER_SEND]:
+            _check_head(message)
         action = self._advance(Event.START)
         if action is Action.DROP:
             return
@@ -161,7 +163,6 @@ class ASGIExchange(Exchange):
         if now - self._began > QUICK:
             self._begin_watch(since=self._began)
         if action is Action.HOLD:
-            _check_head(message)
             if self._streams(content_type.decode("latin-1")):
                 # A client of server-sent events waits for the head, and the first event may be long in coming.
                 await self._may_leave(self._advance(Event.ENDLESS), Event.ENDLESS, None)

@@ -11,6 +11,7 @@ from postresponse.core.exchange import KEY, Exchange, Failure
 from postresponse.core.lifecycle import Outcome
 from postresponse.core.policy import CommitPolicy
 from postresponse.core.settings import Settings, check_application, known_options
+from postresponse.exceptions import WrongApplication
 from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork
 
 __all__ = ["PostResponseMiddleware"]
@@ -92,7 +93,13 @@ class PostResponseMiddleware:
         token = current.set(exchange)
         try:
             if self._settings.unit_of_work is None or await exchange._open():
-                await self.app(inner, exchange.receive, exchange.send)
+                running = self.app(inner, exchange.receive, exchange.send)
+                if not hasattr(running, "__await__"):
+                    raise WrongApplication(
+                        f"app: it returned {running!r}, which cannot be awaited, as WSGI applications do; "
+                        "use postresponse.wsgi.PostResponseMiddleware"
+                    )
+                await running
             await exchange._ended()
         except BaseException as error:
             if not await exchange._ended_by(error):

@@ -42,8 +42,9 @@ async def drive(exchange: Exchange, steps: Steps[T], step: Step) -> T:
 
 async def _do(exchange: Exchange, step: Step) -> Any:
     if step.of_unit and not inspect.iscoroutinefunction(step.call):
-        return await on_thread(within, step.limit, step.call, step.args, exchange._unit)
-    result = step.call(*step.args)
+        result = await on_thread(within, step.limit, step.call, step.args, exchange._unit)
+    else:
+        result = step.call(*step.args)
     if not inspect.isawaitable(result):
         return result
     if step.limit is None:

@@ -185,6 +185,8 @@ class Exchange:
     @status.setter
     def status(self, status: int) -> None:
         self._in_time("setting the status", State.READY, "do it in an on_start hook")
+        if self._status is None:
+            raise NoExchange("the response has no status yet; register an on_start hook, which runs when it has")
         if isinstance(status, bool) or not isinstance(status, int) or not 100 <= status <= 599:
             raise ValueError(f"status: expected a code from 100 to 599, found {status!r}")
         self._status = status
@@ -220,6 +222,8 @@ class Exchange:
         self._policy = CommitPolicy.of(policy, self._settings.policy)
         if self._unit is not None:
             self._moves = MOVES[self._policy.point]
+            if self._state is State.DECIDED:
+                self._streams((self._head() or Head(0)).get("content-type") or "")
 
     def on_start(self, callback: Callable[["Exchange"], Any]) -> None:
         """Call *callback* with this exchange when the head is known and about to leave, before any commit.
@@ -357,7 +361,7 @@ class Exchange:
 
     def _adopt(self, settings: Settings) -> None:
         """Take over the unit of work of a middleware further in, where this one has none; both are told the outcome."""
-        outer = self._settings
+        outer, self._policy = self._settings, None
         self._settings = replace(
             settings,
             error_response=settings.error_response or outer.error_response,

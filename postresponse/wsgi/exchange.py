@@ -38,11 +38,11 @@ class WSGIExchange(Exchange):
 
     __slots__ = (
         "_asked",
-        "_body",
         "_content_type",
         "_given",
         "_held",
         "_inner",
+        "_replacement",
         "_server_start_response",
         "_server_write",
     )
@@ -54,7 +54,7 @@ class WSGIExchange(Exchange):
         self._given: tuple[str, list[tuple[str, str]]] = ("", [])
         self._held: HeldBody | None = None
         self._inner: Any = None
-        self._body: Iterable[bytes] = ()
+        self._replacement: Iterable[bytes] = ()
         self._asked = False
         self._content_type = ""
 
@@ -62,17 +62,18 @@ class WSGIExchange(Exchange):
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """The `start_response` that the application gets."""
+        if self._state <= State.DECIDED and self._moves is not MOVES[CommitPoint.AFTER_SEND]:
+            check_headers([("status", status), *headers])
         again = exc_info is not None and self._state is not State.PENDING
         action = self._advance(Event.RESTART if again else Event.START)
         if action is Action.FORWARD:
-            write = self._server_start_response(status, headers, exc_info)
+            self._server_write = self._server_start_response(status, headers, exc_info)
             self._take_head(status, headers)
-            return write
+            return None if self._server_write is None else self.write
         if action is Action.DROP:
             return self.write
         self._take_head(status, headers)
         if action is Action.HOLD:
-            check_headers(headers)
             self._streams(self._content_type)
             return self.write
         self._release(exc_info=exc_info)
@@ -117,8 +118,10 @@ class WSGIExchange(Exchange):
             raise WrongApplication(f"app: expected an iterable of bytes from the application, found {body!r}")
         self._inner = body
         if self._state is State.REPLACED:
-            return self._body
+            return self._replaced()
         if self._moves is MOVES[CommitPoint.AFTER_SEND] or self._state is State.SENDING:
+            if self._state is State.DECIDED and not self._reach(Event.BODY):
+                return self._replaced()
             return self._passed(body, body)
         try:
             return self._decided_body(body)
@@ -130,9 +133,11 @@ class WSGIExchange(Exchange):
     def _decided_body(self, body: Any) -> Iterable[bytes]:
         """Bring the response to its decision inside the call, and return what follows its head."""
         if self._is_file(body):
-            return self._passed(body, body) if self._reach(Event.FINAL) else self._body
+            return self._passed(body, body) if self._reach(Event.FINAL) else self._replaced()
         if isinstance(body, list | tuple) and self._moves is MOVES[CommitPoint.HEAD]:
-            return self._passed(body, body) if self._reach(Event.BODY if any(body) else Event.FINAL) else self._body
+            return (
+                self._passed(body, body) if self._reach(Event.BODY if any(body) else Event.FINAL) else self._replaced()
+            )
         chunks = iter(body)
         for chunk in chunks:
             # An empty chunk says nothing, and some servers send the head on one.
@@ -141,8 +146,8 @@ class WSGIExchange(Exchange):
             if self._state is State.SENDING:
                 return self._passed(body, chunks)
             if self._state is State.REPLACED:
-                return self._body
-        return self._passed(body, ()) if self._reach(Event.FINAL) else self._body
+                return self._replaced()
+        return self._passed(body, ()) if self._reach(Event.FINAL) else self._replaced()
 
     def _reach(self, event: Event, data: bytes = b"") -> bool:
         """Take a part of the body or its end to the table; True if it may follow a head that has left.
@@ -259,7 +264,12 @@ class WSGIExchange(Exchange):
         self._head_sent = time.monotonic_ns()
         self._server_start_response(_status_line(response.status), headers)
         body = [] if is_head else [response.body]
-        self._body = _SizedBody(self, iter(body), len(body))
+        self._replacement = _SizedBody(self, iter(body), len(body))
+
+    def _replaced(self) -> Iterable[bytes]:
+        """Return the body of the error response, and let it go: it holds this exchange."""
+        body, self._replacement = self._replacement, ()
+        return body
 
     def _error_response(self, failure: Failure) -> ErrorResponse:
         make = self._settings.error_response
@@ -309,17 +319,22 @@ class WSGIExchange(Exchange):
     # -- how it ends --------------------------------------------------------------------------------------------
 
     def _ended_by(self, error: BaseException) -> bool:
-        """The application or its body raised *error*; True if it stays here."""
+        """The application or its body raised *error*, and that is the end; True if it stays here."""
         if self._state is State.OVER:
             return False
         self._raised = True
         if self._failure is None:
             self._exception = error
-        swallow = self._advance(Event.RAISED) is Action.SWALLOW and isinstance(error, Exception)
-        if swallow:
-            logger.error("%s: the application raised after its response was replaced", self.route, exc_info=error)
+        swallow = self._advance(Event.RAISED) is Action.SWALLOW and self._swallows(error)
         self._finish()
         return swallow
+
+    def _swallows(self, error: BaseException) -> bool:
+        """Log what the application raised behind its replaced response, and tell that it stays here."""
+        if self._failure is None or not isinstance(error, Exception):
+            return False
+        logger.error("%s: the application raised after its response was replaced", self.route, exc_info=error)
+        return True
 
     def _closed(self, flight: BaseException | None, close: Callable[[], object] | None) -> None:
         """The server closed the body, with the exception *flight* under way if it failed to send it."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from postresponse.core.current import current
 from postresponse.core.exchange import KEY, Exchange, Failure
-from postresponse.core.lifecycle import Outcome
+from postresponse.core.lifecycle import Outcome, State
 from postresponse.core.policy import CommitPolicy
 from postresponse.core.settings import Settings, check_application, known_options
 from postresponse.typing import UnitOfWork, WSGIApplication
@@ -81,11 +81,12 @@ class PostResponseMiddleware:
         current.set(exchange)
         try:
             if self._settings.unit_of_work is not None and not exchange._open():
-                return exchange._body
+                return exchange._replaced()
             return exchange._take(self.app(environ, exchange.start_response))
         except BaseException as error:
-            if exchange._ended_by(error):
-                return exchange._body
+            if exchange._state is State.REPLACED and exchange._swallows(error):
+                return exchange._replaced()  # which has still to be sent
+            exchange._ended_by(error)
             raise
 
     def _step_aside(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -94,5 +95,5 @@ class PostResponseMiddleware:
         if self._settings.unit_of_work is not None and outer._settings.unit_of_work is None:
             outer._adopt(self._settings)
             if not outer._open():
-                return outer._body
+                return ()  # the outer one answers in our place
         return self.app(environ, start_response)

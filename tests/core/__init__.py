@@ -1,0 +1,1 @@
+"""The core, which needs no server, no loop and no database."""

@@ -1,0 +1,76 @@
+from typing import Any
+
+import pytest
+
+from postresponse import CommitPolicy
+from postresponse.core.lifecycle import CommitPoint
+from postresponse.core.settings import check_application, check_callback, known_options
+from postresponse.exceptions import ConfigurationError, WrongApplication
+from tests.core.exchanges import settings_of
+from tests.fakes import FakeUnits
+
+
+def test_without_a_unit_of_work_the_commit_point_is_after_the_response() -> None:
+    assert settings_of().point is CommitPoint.AFTER_SEND
+    assert settings_of(unit_of_work=FakeUnits()).point is CommitPoint.HEAD
+    assert settings_of(unit_of_work=FakeUnits(), commit="buffered").point is CommitPoint.BUFFERED
+
+
+def test_a_function_as_commit_chooses_for_each_request() -> None:
+    def choose(scope: Any) -> str:
+        return "buffered"
+
+    settings = settings_of(unit_of_work=FakeUnits(), commit=choose)
+    assert settings.choose_policy is choose
+    assert settings.policy == CommitPolicy()
+
+
+def test_a_policy_as_commit_is_taken_as_it_is() -> None:
+    policy = CommitPolicy(at="after_send")
+    settings = settings_of(unit_of_work=FakeUnits(), commit=policy)
+    assert (settings.policy, settings.choose_policy) == (policy, None)
+
+
+def test_an_int_is_a_time_limit_too() -> None:
+    assert settings_of(cleanup_timeout=2).cleanup_timeout == 2.0
+
+
+def test_async_callbacks_are_for_asgi() -> None:
+    async def later(*_: object) -> None: ...
+    async def pieces(*_: object) -> Any:
+        yield b""
+
+    assert settings_of(is_async=True, on_finished=later).on_finished is later
+    for name, callback in (("on_finished", later), ("error_response", pieces)):
+        with pytest.raises(ConfigurationError, match=f"{name}: .* is async, and there is no event loop under WSGI"):
+            check_callback(name, callback, is_async=False)
+
+
+def test_an_application_whose_signature_cannot_be_read_is_taken_on_trust() -> None:
+    check_application(dict, 2)
+    check_application(dict, 3)
+
+
+class Application:
+    """An application as an object; its class name names it."""
+
+    def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+
+def test_an_application_object_is_named_by_its_class() -> None:
+    check_application(Application(), 3)
+    with pytest.raises(WrongApplication, match="Application takes 3 arguments, as ASGI applications do"):
+        check_application(Application(), 2)
+
+
+def test_known_options_name_what_was_probably_meant() -> None:
+    class Middleware:
+        @known_options
+        def __init__(self, app: Any, *, on_finished: Any = None) -> None:
+            self.given = (app, on_finished)
+
+    assert Middleware(1, on_finished=2).given == (1, 2)
+    assert Middleware(app=1).given == (1, None)
+    wrong: dict[str, Any] = {"on_finish": 2}
+    with pytest.raises(ConfigurationError, match="Middleware has no option 'on_finish'; did you mean 'on_finished'"):
+        Middleware(1, **wrong)

@@ -1,0 +1,274 @@
+import logging
+from typing import Any
+
+import pytest
+
+from postresponse import CommitPolicy, Outcome
+from postresponse.core.exchange import Exchange, Failure
+from postresponse.core.lifecycle import Ending, Event, State, UnitState
+from postresponse.core.settlement import finish, open_unit, refuse, run_start_hooks, settle
+from postresponse.exceptions import BodyTooLarge, InvalidHeader, MessageOrderError
+from tests.core.exchanges import exchange_of, give_head, perform, settings_of
+from tests.fakes import FakeUnit, FakeUnits
+
+
+class LazyUnit(FakeUnit):
+    """A unit of work that costs nothing untouched."""
+
+    touched = False
+    changed = False
+
+    def close(self) -> None:
+        super().close()
+        self.touched = False
+
+
+def lazily(fails: dict[str, BaseException] | None = None, *, touched: bool = False) -> tuple[LazyUnit, Exchange]:
+    unit = LazyUnit(fails or {})
+    exchange = exchange_of(unit_of_work=lambda exchange: unit)
+    unit.touched = touched
+    return unit, exchange
+
+
+def test_an_untouched_unit_of_work_is_not_called_at_all() -> None:
+    unit, exchange = lazily()
+    give_head(exchange)
+    assert perform(settle(exchange)) is Event.SETTLED
+    assert (unit.log, exchange.unit_of_work) == ([], UnitState.COMMITTED)
+
+
+def test_an_untouched_unit_of_work_is_not_rolled_back_either() -> None:
+    unit, exchange = lazily()
+    give_head(exchange, 404)
+    assert perform(settle(exchange)) is Event.SETTLED
+    assert (unit.log, exchange.unit_of_work) == ([], UnitState.ROLLED_BACK)
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_late_use_is_rolled_back_and_warned_of_where_it_wrote(caplog: pytest.LogCaptureFixture, changed: bool) -> None:
+    unit, exchange = lazily(touched=True)
+    give_head(exchange)
+    perform(settle(exchange))
+    unit.touched, unit.changed = True, changed
+    exchange._state = State.OVER
+    perform(finish(exchange))
+    assert unit.log == ["commit", "close", "rollback", "close"]
+    warned = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert [text.startswith("GET /orders: late write: ") for text in warned] == [True] * changed
+    assert exchange.unit_of_work is UnitState.COMMITTED
+
+
+def test_a_clean_up_that_fails_gives_the_connection_up() -> None:
+    unit, exchange = lazily({"rollback": OSError("gone"), "invalidate": OSError("as well")}, touched=True)
+    give_head(exchange, 500)
+    assert perform(settle(exchange)) is Event.SETTLED
+    assert unit.log == ["rollback!", "invalidate!", "close"]
+
+
+def test_a_unit_of_work_without_invalidate_is_closed_all_the_same() -> None:
+    class Plain:
+        active = True
+
+        def __init__(self) -> None:
+            self.log: list[str] = []
+
+        def begin(self) -> None: ...
+        def commit(self) -> None: ...
+
+        def rollback(self) -> None:
+            raise OSError("gone")
+
+        def close(self) -> None:
+            self.log.append("close")
+
+    unit = Plain()
+    exchange = exchange_of(unit_of_work=lambda exchange: unit)
+    give_head(exchange, 500)
+    assert perform(settle(exchange)) is Event.SETTLED
+    assert unit.log == ["close"]
+
+
+def test_a_rollback_by_status_says_one_debug_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "postresponse")
+    exchange = exchange_of(unit_of_work=FakeUnits())
+    give_head(exchange, 404)
+    perform(settle(exchange))
+    assert caplog.messages == ["GET /orders: rolled back, status 404"]
+
+
+def test_without_a_unit_of_work_there_is_nothing_to_settle() -> None:
+    exchange = exchange_of()
+    give_head(exchange)
+    assert perform(settle(exchange)) is Event.SETTLED
+    assert perform(refuse(exchange, Event.OVERFLOW)) is Event.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("event", "kind", "stage"),
+    [(Event.OVERFLOW, BodyTooLarge, "overflow"), (Event.RETURNED, MessageOrderError, "no end")],
+)
+def test_a_held_response_that_cannot_leave_is_rolled_back_and_told(event: Event, kind: Any, stage: str) -> None:
+    told: list[Failure] = []
+    units = FakeUnits()
+    exchange = exchange_of(unit_of_work=units, commit=CommitPolicy(at="buffered", max_body=3), on_error=told.append)
+    give_head(exchange)
+    assert perform(refuse(exchange, event)) is Event.REFUSED
+    assert units.log == ["begin", "rollback", "close"]
+    (failure,) = told
+    assert (type(failure.exception), failure.stage) == (kind, stage)
+    assert event is Event.RETURNED or "max_body=3 bytes; raise the limit" in str(failure.exception)
+
+
+def test_a_unit_of_work_that_has_ended_is_not_ended_again_by_a_refusal() -> None:
+    units = FakeUnits()
+    exchange = exchange_of(unit_of_work=units)
+    give_head(exchange)
+    perform(settle(exchange))
+    perform(refuse(exchange, Event.RETURNED))
+    assert units.log == ["begin", "commit", "close"]
+
+
+def test_a_failed_commit_is_an_error_with_its_traceback_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    failed: list[Failure] = []
+    errors: list[Failure] = []
+    exchange = exchange_of(
+        unit_of_work=FakeUnits({"commit": LookupError("refused")}),
+        on_commit_failed=failed.append,
+        on_error=errors.append,
+    )
+    give_head(exchange)
+    assert perform(settle(exchange)) is Event.REFUSED
+    (record,) = caplog.records
+    assert (record.levelno, record.exc_info is not None) == (logging.ERROR, True)
+    assert ([failure.stage for failure in failed], errors) == (["commit"], [])
+
+
+def test_a_failed_commit_that_nobody_wants_to_hear_of_is_only_logged() -> None:
+    errors: list[Failure] = []
+    exchange = exchange_of(unit_of_work=FakeUnits({"commit": LookupError("refused")}), on_error=errors.append)
+    give_head(exchange)
+    assert perform(settle(exchange)) is Event.REFUSED
+    assert errors == []
+
+
+def test_a_callback_for_failures_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def on_commit_failed(failure: Failure) -> None:
+        raise LookupError("the mail server is down")
+
+    exchange = exchange_of(
+        unit_of_work=FakeUnits({"commit": LookupError("refused")}), on_commit_failed=on_commit_failed
+    )
+    give_head(exchange)
+    assert perform(settle(exchange)) is Event.REFUSED
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == [
+        "refused",
+        "the mail server is down",
+    ]
+
+
+def test_a_changed_header_that_cannot_leave_is_refused_before_the_commit() -> None:
+    exchange = exchange_of()
+    exchange.on_start(lambda exchange: exchange.headers.append(("x-note", "a\r\nb: c")))
+    give_head(exchange)
+    assert perform(run_start_hooks(exchange)) is False
+    assert exchange._failure is not None
+    assert isinstance(exchange._failure.exception, InvalidHeader)
+
+
+def test_a_changed_header_that_can_leave_does() -> None:
+    exchange = exchange_of()
+    exchange.on_start(lambda exchange: exchange.headers.append(("x-note", "caf\xe9")))
+    give_head(exchange)
+    assert perform(run_start_hooks(exchange)) is True
+
+
+@pytest.mark.parametrize("at", ["head", "after_send"])
+def test_a_refused_response_is_not_committed_by_force_either(at: Any) -> None:
+    def hook(exchange: Exchange) -> None:
+        raise LookupError("no such header")
+
+    units = FakeUnits()
+    exchange = exchange_of(unit_of_work=units, commit=at)
+    exchange.force_commit()
+    exchange.on_start(hook)
+    give_head(exchange)
+    assert perform(run_start_hooks(exchange)) is False
+    perform(finish(exchange))
+    assert units.log == ["begin", "rollback", "close"]
+
+
+def test_every_step_of_a_settlement_can_be_its_last() -> None:
+    for number in range(1, 7):
+        exchange = exchange_of(unit_of_work=FakeUnits(), on_finished=lambda outcome: None)
+        exchange.before_commit(lambda: None)
+        exchange.after_commit(lambda: None)
+        give_head(exchange)
+        exchange._state = State.OVER
+        steps = finish(exchange)
+        for _ in range(number):
+            if (step := next(steps, None)) is not None:
+                step.call(*step.args)
+        steps.close()
+        assert next(steps, None) is None
+
+
+def test_nobody_who_wants_the_outcome_costs_nothing() -> None:
+    exchange = exchange_of()
+    assert list(finish(exchange)) == []
+
+
+def test_the_access_log_has_one_line_a_request(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "postresponse.access")
+    exchange = exchange_of()
+    give_head(exchange)
+    exchange._head_sent, exchange._body_sent = 1_500_000, None
+    perform(finish(exchange))
+    assert caplog.messages == ["GET /orders 200: incomplete, unit of work none, head after 1.5 ms, all after - ms"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "counted", "ending"),
+    [
+        (None, True, Ending.INCOMPLETE),
+        (3, True, Ending.UNCONFIRMED),
+        (4, True, Ending.INCOMPLETE),
+        (None, False, Ending.UNCONFIRMED),
+        (4, False, Ending.UNCONFIRMED),
+    ],
+)
+def test_without_an_end_the_declared_bytes_tell_the_ending(declared: int | None, counted: bool, ending: Ending) -> None:
+    outcomes: list[Outcome] = []
+    exchange = exchange_of(on_finished=outcomes.append)
+    give_head(exchange)
+    exchange._declared, exchange._counted, exchange._bytes = declared, counted, 3
+    perform(finish(exchange))
+    (outcome,) = outcomes
+    assert (outcome.ending, outcome.bytes_sent) == (ending, 3 if counted else None)
+    assert outcome.sent == (ending is Ending.UNCONFIRMED)
+
+
+def test_what_ends_a_process_passes_once_every_hook_has_run() -> None:
+    ran: list[str] = []
+
+    def stops(outcome: Outcome) -> None:
+        ran.append("stops")
+        raise KeyboardInterrupt
+
+    exchange = exchange_of(on_finished=lambda outcome: ran.append("settings"))
+    exchange.on_finished(lambda outcome: ran.append("first"))
+    exchange.on_finished(stops)
+    with pytest.raises(KeyboardInterrupt):
+        perform(finish(exchange))
+    assert ran == ["stops", "first", "settings"]
+
+
+def test_a_factory_that_fails_leaves_nothing_to_end() -> None:
+    told: list[Failure] = []
+
+    def factory(exchange: Exchange) -> Any:
+        raise SystemExit(3)
+
+    exchange = Exchange(settings_of(unit_of_work=factory, on_error=told.append), {"method": "GET", "path": "/"}, 0)
+    assert perform(open_unit(exchange)) is False
+    assert (exchange._unit, exchange.unit_of_work) == (None, UnitState.NONE)
+    assert [failure.stage for failure in told] == ["begin"]
