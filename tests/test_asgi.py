@@ -547,6 +547,7 @@ async def test_a_client_that_left_before_the_head_decides_only_where_the_policy_
     on_disconnect: Any, verdict: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("postresponse.asgi.exchange.QUICK", 0)
+    monkeypatch.setattr("postresponse.asgi.exchange.BRIEF", 0)
     server = StrictASGIServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -562,6 +563,7 @@ async def test_a_client_that_left_before_the_head_decides_only_where_the_policy_
 
 async def test_a_slow_one_message_response_is_watched_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("postresponse.asgi.exchange.QUICK", 0)
+    monkeypatch.setattr("postresponse.asgi.exchange.BRIEF", 0)
     server = StrictASGIServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

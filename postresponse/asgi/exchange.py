@@ -45,8 +45,9 @@ BARRIER: Final = 65_536
 LINGER: Final = 1.0
 """Seconds that a last send may take once the client has left."""
 QUICK: Final = 10_000_000
-"""Nanoseconds: a response that starts within this time is not watched for a disconnect before its head, and a stream
-that ends within it gives the loop no turn to see one: nobody leaves so fast, and a watch costs more than the answer."""
+"""Nanoseconds: a response that starts within this time is not watched for a disconnect before its head."""
+BRIEF: Final = 1_000_000
+"""Nanoseconds: a stream that ends within this time gives the loop no turn of its own to see a disconnect."""
 
 
 class ASGIExchange(Exchange):
@@ -325,7 +326,7 @@ class ASGIExchange(Exchange):
 
     async def _look(self) -> None:
         """Give the loop a turn: sends to a dead client do not, and its leaving would not be seen."""
-        if self._receiving or (self._watch is not None and time.monotonic_ns() - self._watched_since > QUICK):
+        if self._receiving or (self._watch is not None and time.monotonic_ns() - self._watched_since > BRIEF):
             await checkpoint()
             await checkpoint()
 
