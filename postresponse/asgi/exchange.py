@@ -299,7 +299,7 @@ class ASGIExchange(Exchange):
         if len(body) > BARRIER:
             self._begin_watch()
             await self._hand({"type": BODY, "body": body, "more_body": True})
-            await self._hand_part({"type": BODY, "body": b"", "more_body": True}, len(body))
+            await self._hand_part({"type": BODY, "body": b"", "more_body": True}, len(body), turns=10)
             message, body = {"type": BODY, "body": b"", "more_body": False}, b""
         self._bytes += len(body)
         await self._look()
@@ -317,18 +317,18 @@ class ASGIExchange(Exchange):
         if action is Action.SETTLE and self._unit is not None:
             await perform(self, settle(self))
 
-    async def _hand_part(self, message: Any, size: int) -> None:
+    async def _hand_part(self, message: Any, size: int, turns: int = 2) -> None:
         """Hand over a part; a client that leaves once it has all of Content-Length has not aborted it."""
         await self._hand(message)
         if self._declared is not None and self._bytes + size >= self._declared:
-            await self._look()
+            await self._look(turns)
         self._bytes += size
 
-    async def _look(self) -> None:
-        """Give the loop a turn: sends to a dead client do not, and its leaving would not be seen."""
+    async def _look(self, turns: int = 2) -> None:
+        """Give the loop its turns: sends to a dead client give it none, and its leaving would not be seen."""
         if self._receiving or (self._watch is not None and time.monotonic_ns() - self._watched_since > BRIEF):
-            await checkpoint()
-            await checkpoint()
+            for _ in range(turns):
+                await checkpoint()
 
     async def _hand(self, message: Any) -> None:
         """Hand *message* to the server."""

@@ -30,5 +30,6 @@ def test_a_real_server_tells_the_truth_and_keeps_the_connection(server: str, vie
         running.stop()
     ends = (tmp_path / "outcomes.jsonl").read_text().splitlines()
     once = ['["handed_over", "failed", false]', '["handed_over", "committed", false]']
-    assert ends == once * (3 * len(views) + (kind.protocol == "wsgi"))
+    # Not in order: after send, the next request on the connection may overtake the end of this one.
+    assert sorted(ends) == sorted(once * (3 * len(views) + (kind.protocol == "wsgi")))
     assert "IntegrityError" in running.log()
