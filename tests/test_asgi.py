@@ -4,9 +4,11 @@ The numbers are those of the checklist for a correct middleware that the package
 """
 
 import asyncio
+import gc
 import logging
 import os
 import tempfile
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -971,6 +973,27 @@ async def test_the_exchange_is_gone_after_the_request() -> None:
     await site.get()
     with pytest.raises(NoExchange):
         current_exchange()
+
+
+@pytest.mark.parametrize("parts", [(b"one",), (b"one", b"two", b"three")])
+@pytest.mark.parametrize("commit", [*MODES, "observe"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_request_leaves_its_exchange_to_no_collector(commit: str, parts: Any) -> None:
+    alive: list[weakref.ref[Any]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        alive.append(weakref.ref(current_exchange()))
+        await answer(*parts)(scope, receive, send)
+
+    site = Site(app, commit, observe=commit == "observe")
+    gc.disable()
+    try:
+        await site.get()
+        for _ in range(3):  # a watch that was stopped ends on the next turn of the loop
+            await checkpoint()
+        assert [found() for found in alive] == [None]
+    finally:
+        gc.enable()
 
 
 # -- policies of a view -----------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from postresponse import CommitPolicy, Outcome, asgi, wsgi
@@ -86,12 +86,12 @@ def post(found: Namespace, path: str) -> Any:
     return found["app"].test_client().post(path, buffered=True)
 
 
-def post_to_asgi(found: Namespace, *paths: str) -> list[httpx.Response]:
+def post_to_asgi(found: Namespace, *paths: str) -> list[httpx2.Response]:
     """Post to an ASGI application, and give its connections back on the loop that opened them."""
 
-    async def ask() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(found["app"], raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://readme") as client:
+    async def ask() -> list[httpx2.Response]:
+        transport = httpx2.ASGITransport(found["app"], raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://readme") as client:
             answers = [await client.post(path) for path in paths]
         await found["db"]._make.kw["bind"].dispose()
         return answers

@@ -464,7 +464,8 @@ class ASGIExchange(Exchange):
                 self._watch.stop()
             if self._held is not None:
                 self._held.close()
-            self._exception = self._failure = None  # whose traceback holds this exchange
+            # What holds this exchange: the watch that calls it, and a traceback.
+            self._watch = self._exception = self._failure = None
 
     def _came_from_client(self, error: BaseException) -> bool:
         """Whether *error* says that the client left: a cancellation, or an OSError out of the server's `send`."""
