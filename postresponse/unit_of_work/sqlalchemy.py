@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from postresponse.core.current import current_exchange
 from postresponse.core.exchange import Exchange
-from postresponse.exceptions import CommitRefused, ConfigurationError, NoExchange
+from postresponse.exceptions import CommitInDoubt, CommitRefused, ConfigurationError, NoExchange
 
 __all__ = ["AsyncSQLAlchemyUnitOfWork", "SQLAlchemyUnitOfWork"]
 
@@ -91,6 +91,12 @@ def _check(connections: list[Connection]) -> None:
             raise CommitRefused(_SWALLOWED) from failed
 
 
+def _check_answered(error: DBAPIError) -> None:
+    """Tell a COMMIT whose answer was lost with the connection from one that was refused."""
+    if error.connection_invalidated:
+        raise CommitInDoubt("the connection was lost inside COMMIT; nobody knows whether it committed") from error
+
+
 class _Unit(Generic[S]):
     """The session of one exchange; what both twins share."""
 
@@ -138,7 +144,12 @@ class _SyncUnit(_Unit[Session]):
 
     def commit(self) -> None:
         _check(self._use.lost())
-        self.session.commit()
+        self.session.flush()
+        try:
+            self.session.commit()
+        except DBAPIError as error:
+            _check_answered(error)
+            raise
 
     def rollback(self) -> None:
         self.session.rollback()
@@ -167,7 +178,12 @@ class _AsyncUnit(_Unit[AsyncSession]):
     async def commit(self) -> None:
         if lost := self._use.lost():
             await self.session.run_sync(lambda _: _check(lost))
-        await self.session.commit()
+        await self.session.flush()
+        try:
+            await self.session.commit()
+        except DBAPIError as error:
+            _check_answered(error)
+            raise
 
     async def rollback(self) -> None:
         await self.session.rollback()

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from contextlib import suppress
 
 
 class Blackhole:
@@ -34,6 +35,12 @@ class Blackhole:
             sink.shutdown(socket.SHUT_WR)
         except OSError:
             return
+
+    def cut(self) -> None:
+        """Cut every connection there is."""
+        for opened in self.sockets:
+            with suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         for opened in [self.listener, *self.sockets]:

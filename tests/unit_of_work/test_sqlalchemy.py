@@ -459,6 +459,37 @@ async def test_an_async_rollback_that_hangs_is_bounded_too(
     await engine.dispose()
 
 
+@pytest.mark.service("postgresql")
+@pytest.mark.parametrize("commit", MODES)
+def test_a_connection_lost_inside_commit_leaves_it_unknown(blackhole: Blackhole, commit: str) -> None:
+    url = f"postgresql+psycopg://postgres@127.0.0.1:{blackhole.port}/test"
+    with disposed(create_engine(url, connect_args={"gssencmode": "disable"})) as engine:
+        event.listen(engine, "commit", lambda _: blackhole.cut())
+        site = WSGI(engine, commit)
+
+        def view() -> list[bytes]:
+            return [str(site.db.session.scalar(text("SELECT 1"))).encode()]
+
+        assert site.get(view)[:3] == ("201" if commit == "after_send" else "503")
+        assert (site.unit, checked_out(engine)) == ("unknown", 0)
+
+
+@pytest.mark.service("postgresql")
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_an_async_connection_lost_inside_commit_leaves_it_unknown(blackhole: Blackhole) -> None:
+    engine = create_async_engine(f"postgresql+asyncpg://postgres@127.0.0.1:{blackhole.port}/test")
+    event.listen(engine.sync_engine, "commit", lambda _: blackhole.cut())
+    db = AsyncSQLAlchemyUnitOfWork(async_sessionmaker(engine))
+
+    async def view() -> None:
+        await db.session.execute(text("SELECT 1"))
+
+    assert await get(db, view) == (503, "unknown")
+    assert checked_out(engine) == 0
+    await engine.dispose()
+
+
 def test_outside_of_a_request_the_session_says_why_there_is_none(engine: Engine) -> None:
     db = SQLAlchemyUnitOfWork(sessionmaker(engine))
     with pytest.raises(NoExchange, match="wrap the application"):
