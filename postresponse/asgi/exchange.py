@@ -298,6 +298,7 @@ class ASGIExchange(Exchange):
             return
         if len(body) > BARRIER:
             self._begin_watch()
+            self._watched_since = 0  # however brief: the client had much to read
             await self._hand({"type": BODY, "body": body, "more_body": True})
             await self._hand_part({"type": BODY, "body": b"", "more_body": True}, len(body), turns=10)
             message, body = {"type": BODY, "body": b"", "more_body": False}, b""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, insert, text
+from sqlalchemy import Engine, create_engine, event, insert, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
@@ -408,7 +408,8 @@ async def test_a_sync_session_under_asgi_commits_on_a_thread(engine: Engine, com
 
 @pytest.fixture
 def blackhole() -> Iterator[Blackhole]:
-    proxy = Blackhole("127.0.0.1", 5432)
+    at = make_url(postgres.url())
+    proxy = Blackhole(at.host or "127.0.0.1", at.port or 5432)
     yield proxy
     proxy.close()
 
