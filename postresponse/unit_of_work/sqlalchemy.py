@@ -9,8 +9,9 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
+from weakref import WeakSet
 
-from sqlalchemy import Connection, ExceptionContext, event
+from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
@@ -22,6 +23,9 @@ from postresponse.exceptions import CommitInDoubt, CommitRefused, ConfigurationE
 __all__ = ["AsyncSQLAlchemyUnitOfWork", "SQLAlchemyUnitOfWork"]
 
 S = TypeVar("S", Session, AsyncSession)
+
+# `event.contains` knows an engine by its id, which a later one may have again.
+_listened_to: Final[WeakSet[Engine]] = WeakSet()
 
 _FAILED: Final = "postresponse.failed"
 _SWALLOWED: Final = (
@@ -53,7 +57,8 @@ class _Use:
             return
         self.connections.append(connection)
         connection.info.pop(_FAILED, None)
-        if not event.contains(connection.engine, "handle_error", _on_error):
+        if connection.engine not in _listened_to:
+            _listened_to.add(connection.engine)
             event.listen(connection.engine, "handle_error", _on_error)
         if self.late:
             event.listen(connection, "before_cursor_execute", self.on_late_statement)
