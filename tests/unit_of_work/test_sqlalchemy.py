@@ -20,7 +20,7 @@ from werkzeug.test import create_environ, run_wsgi_app
 from postresponse import asgi, current_exchange, wsgi
 from postresponse.core.lifecycle import Outcome, UnitState
 from postresponse.exceptions import ConfigurationError, NoExchange, WrongApplication
-from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
+from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork, _Use
 from tests.fakes import StrictASGIServer
 from tests.services import mariadb, postgres
 from tests.services.blackhole import Blackhole
@@ -267,6 +267,22 @@ def _take_all_but_the_first(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE stock SET left_over = 2 WHERE id > 1"))
         connection.execute(text("UPDATE stock SET left_over = 2 WHERE id = 1"))
+
+
+def test_an_engine_in_the_place_of_an_earlier_one_is_heard_as_well() -> None:
+    """SQLAlchemy's event registry goes by the id of an engine, which a later one may have again."""
+    dialects = []
+    for _ in range(60):
+        engine, use = create_engine("sqlite://"), _Use()
+        with Session(engine) as session:
+            event.listen(session, "after_begin", use.on_begin)
+            with pytest.raises(DBAPIError):
+                session.execute(text("SELECT broken"))
+            assert len(use.lost()) == 1
+        dialects.append(engine.dialect)
+        engine.dispose()
+        del engine, session
+        gc.collect()
 
 
 def test_an_error_inside_a_savepoint_harms_nothing(engine: Engine) -> None:
