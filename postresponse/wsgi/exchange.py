@@ -416,16 +416,16 @@ class _Body:
         return chunk
 
     def close(self) -> None:
-        flight = sys.exc_info()[1]
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange._closed(flight, exchange._close_inner)
+        self._end(sys.exc_info()[1])
 
     def __del__(self) -> None:
         # One bridge never calls close() (asgiref's WsgiToAsgi): better late than never.
+        self._end(None)
+
+    def _end(self, flight: BaseException | None) -> None:
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
-            exchange._closed(None, exchange._close_inner)
+            exchange._closed(flight, exchange._close_inner)
 
 
 class _SizedBody(_Body):

@@ -31,6 +31,7 @@ from postresponse.core.policy import CommitPolicy
 from postresponse.core.settings import Settings
 from postresponse.core.settlement import Steps, finish, open_unit, refuse, run_start_hooks, settle
 from postresponse.exceptions import CommitInDoubt, MessageOrderError
+from tests.core import exchanges
 from tests.fakes import FakeUnit
 
 SHALLOW: Final = 5
@@ -163,16 +164,7 @@ def begin(plan: Plan) -> tuple[Stage, Walk]:
 def perform(walk: Walk, steps: Steps[Any]) -> Any:
     """Perform *steps* at once; what passes through them is kept for the walk, and the answer is then None."""
     try:
-        step = next(steps)
-        while True:
-            try:
-                result = step.call(*step.args)
-            except BaseException as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(result)
-    except StopIteration as stop:
-        return stop.value
+        return exchanges.perform(steps)
     except BaseException as error:
         assert type(error) is walk.plan.error  # noqa: PT017 (nothing else may come out)
         walk.passing = error
