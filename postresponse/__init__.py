@@ -7,8 +7,17 @@ handler uses, whatever the framework; importing them loads no event loop and no 
 
 from postresponse.core.current import commit_policy, current_exchange, doom, force_commit
 from postresponse.core.lifecycle import Outcome
-from postresponse.core.policy import CommitPolicy
+from postresponse.core.policy import CommitPolicy, Retry
 
-__all__ = ["CommitPolicy", "Outcome", "__version__", "commit_policy", "current_exchange", "doom", "force_commit"]
+__all__ = [
+    "CommitPolicy",
+    "Outcome",
+    "Retry",
+    "__version__",
+    "commit_policy",
+    "current_exchange",
+    "doom",
+    "force_commit",
+]
 
 __version__ = "0.1.0"

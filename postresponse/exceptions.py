@@ -12,6 +12,7 @@ PostResponseError
     ├── BodyTooLarge                    a held body went over the policy's limit
     ├── NoUnitOfWork (RuntimeError)     there is no unit of work to hook into
     ├── CommitRefused                   the transaction can only be rolled back
+    ├── PartialCommit                   of several units of work a later one failed after an earlier one had committed
     └── CommitInDoubt                   the connection was lost inside COMMIT: nobody knows
 """
 
@@ -24,6 +25,7 @@ __all__ = [
     "MessageOrderError",
     "NoExchange",
     "NoUnitOfWork",
+    "PartialCommit",
     "PostResponseError",
     "ResponseReplaced",
     "ResponseStarted",
@@ -92,6 +94,22 @@ class NoUnitOfWork(UnitOfWorkError, RuntimeError):
 
 class CommitRefused(UnitOfWorkError):
     """The transaction cannot be committed any more, only rolled back; a failed statement was swallowed."""
+
+
+class PartialCommit(UnitOfWorkError):
+    """Of several units of work one could not commit after others had; what raised it is the `__cause__`.
+
+    Attributes:
+        committed: The names of those that committed, in order.
+        failed: The name of the one that did not.
+        rolled_back: The names of those behind it, which are rolled back.
+    """
+
+    def __init__(self, committed: tuple[str, ...], failed: str, rolled_back: tuple[str, ...] = ()) -> None:
+        super().__init__(f"{failed} could not commit after {', '.join(committed)} had; TwoPhase prepares all first")
+        self.committed = committed
+        self.failed = failed
+        self.rolled_back = rolled_back
 
 
 class CommitInDoubt(UnitOfWorkError):

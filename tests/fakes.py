@@ -31,6 +31,12 @@ class ConnectionLost(OSError):
     """What a server's `send` or `write` raises once the client has left."""
 
 
+class Conflict(Exception):
+    """What a database says to one of two transactions that cannot both be (SQLSTATE 40001)."""
+
+    sqlstate = "40001"
+
+
 # -- units of work ----------------------------------------------------------------------------------------------------
 
 
@@ -46,6 +52,7 @@ class FakeUnit:
         self.fails = fails
         self.log: list[str] = [] if log is None else log
         self.active = True
+        self.statement_error: BaseException | None = None
 
     def _call(self, name: str) -> None:
         error = self.fails.get(name)
@@ -94,15 +101,28 @@ class AsyncFakeUnit(FakeUnit):
 
 
 class FakeUnits:
-    """A factory of fake units that remembers those it made."""
+    """A factory of fake units that remembers those it made.
 
-    def __init__(self, fails: Mapping[str, BaseException] | None = None, *, is_async: bool = False) -> None:
+    Args:
+        fails: What each named call raises.
+        times: In how many of the units, from the first; None for all.
+    """
+
+    def __init__(
+        self,
+        fails: Mapping[str, BaseException] | None = None,
+        *,
+        times: int | None = None,
+        is_async: bool = False,
+    ) -> None:
         self.fails = fails or {}
+        self.times = times
         self.is_async = is_async
         self.made: list[FakeUnit] = []
 
     def __call__(self, exchange: object) -> Any:
-        unit = (AsyncFakeUnit if self.is_async else FakeUnit)(self.fails)
+        fails = self.fails if self.times is None or len(self.made) < self.times else {}
+        unit = (AsyncFakeUnit if self.is_async else FakeUnit)(fails)
         self.made.append(unit)
         return unit
 
@@ -380,6 +400,7 @@ class StrictWSGIServer:
         closing: `normal` reads to the end and closes; `early` after the first chunk; `twice`; `unread` without a
             `next`; `in_flight` while its own error is under way; `generator_exit` out of a generator that is closed;
             `never` (it lets the body go).
+        content: The request's body.
         writes: Whether `start_response` returns a `write`.
         eager: Whether the head leaves on `start_response` already, as on some servers.
     """
@@ -387,6 +408,7 @@ class StrictWSGIServer:
     method: str = "GET"
     accept: str | None = None
     closing: Closing = "normal"
+    content: bytes = b""
     writes: bool = True
     file_wrapper: bool = False
     status: str | None = None
@@ -414,7 +436,8 @@ class StrictWSGIServer:
         if self.file_wrapper:
             environ["wsgi.file_wrapper"] = FileWrapper
         setup_testing_defaults(environ)
-        environ["wsgi.input"] = io.BytesIO()
+        environ["wsgi.input"] = io.BytesIO(self.content)
+        environ["CONTENT_LENGTH"] = str(len(self.content))
         environ["wsgi.errors"] = io.StringIO()
         return environ
 

@@ -100,6 +100,8 @@ class ASGIExchange(Exchange):
 
     async def receive(self) -> Any:
         """The `receive` that the application gets."""
+        if self._settings.retries and self._watch is None:
+            self._start_watch()  # which reads for all attempts
         if self._watch is not None:
             message = await self._watch.receive()
         else:
@@ -147,6 +149,8 @@ class ASGIExchange(Exchange):
         action = self._advance(Event.START)
         if action is Action.DROP:
             return
+        if action is Action.STOP:
+            raise self._stopped()
         if action is Action.FORWARD:
             await self._server_send(message)
             return
@@ -185,10 +189,13 @@ class ASGIExchange(Exchange):
         if action is Action.REPLACE:
             await self._replace()
         elif action is Action.STOP:
-            raise ResponseReplaced("the response was replaced by an error response; nobody takes the rest of it")
+            raise self._stopped()
         elif action is Action.FORWARD:
             await self._server_send(message)
         return None
+
+    def _stopped(self) -> ResponseReplaced:
+        return ResponseReplaced(f"the response is {self.state}; nobody takes the rest of it")
 
     async def _pass(self, message: Any) -> None:
         """Pass on a message that says nothing of the response's end, in order."""
@@ -386,13 +393,24 @@ class ASGIExchange(Exchange):
     # -- the unit of work ---------------------------------------------------------------------------------------
 
     async def _open(self) -> bool:
-        if await perform(self, open_unit(self)):
+        refused = await perform(self, open_unit(self))
+        if refused is None:
             if self.policy.on_disconnect == "rollback":
                 self._begin_watch(since=0)
             return True
-        self._advance(Event.REFUSED)
-        await self._replace()
+        if self._advance(refused) is Action.REPLACE:
+            await self._replace()
         return False
+
+    def _replayable(self) -> bool:
+        return self._watch is None or self._watch.whole
+
+    def _succeed(self, failed: "ASGIExchange") -> None:
+        """Be the attempt that follows *failed*: the request is read on, and given from its start."""
+        self._attempt = failed._attempt + 1
+        self._watch, failed._watch = failed._watch, None
+        if self._watch is not None:
+            self._watch.replay(self._client_left)
 
     async def _settle(self, steps: Steps[Event]) -> Action:
         """End the unit of work, whatever is cancelled meanwhile, and take the result through the table."""
@@ -449,7 +467,11 @@ class ASGIExchange(Exchange):
         if not replaced:
             self._exception = error
         action = self._advance(Event.RAISED) if self._state is not State.OVER else Action.FINISH
+        if not isinstance(error, Exception):
+            self._again = False
         await self._finish()
+        if self._again:
+            return True
         if action is not Action.SWALLOW or not isinstance(error, Exception):
             return False
         if not isinstance(error, ResponseReplaced) and not isinstance(error.__context__, ResponseReplaced):
@@ -461,12 +483,13 @@ class ASGIExchange(Exchange):
             if self._unit is not None or self._reported():
                 await perform(self, finish(self))
         finally:
-            if self._watch is not None:
+            if self._watch is not None and not self._again:
                 self._watch.stop()
+                self._watch = None
             if self._held is not None:
                 self._held.close()
             # What holds this exchange: the watch that calls it, and a traceback.
-            self._watch = self._exception = self._failure = None
+            self._exception = self._failure = None
 
     def _came_from_client(self, error: BaseException) -> bool:
         """Whether *error* says that the client left: a cancellation, or an OSError out of the server's `send`."""
@@ -489,7 +512,11 @@ class ASGIExchange(Exchange):
             if self._request_header(b"expect") is not None:
                 return
             self._watched_since = time.monotonic_ns() if since is None else since
-            self._watch = Watch(self._server_receive, self._client_left)
+            self._start_watch()
+
+    def _start_watch(self) -> None:
+        retry = self.policy.retry if self._settings.retries else None
+        self._watch = Watch(self._server_receive, self._client_left, retry.max_request_body if retry else -1)
 
     def _client_left(self) -> None:
         has_all = self._declared is not None and self._bytes >= self._declared and self._state is State.SENDING

@@ -1,15 +1,18 @@
 """The middleware for ASGI applications."""
 
+import random
 import time
 from collections.abc import Callable
 from typing import Any, Literal
+
+from anyio import sleep
 
 from postresponse.asgi.exchange import ASGIExchange
 from postresponse.asgi.lifespan import answer_lifespan
 from postresponse.core.current import current
 from postresponse.core.exchange import KEY, Exchange, Failure
 from postresponse.core.lifecycle import Outcome
-from postresponse.core.policy import CommitPolicy
+from postresponse.core.policy import CommitPolicy, Retry
 from postresponse.core.settings import Settings, check_application, known_options
 from postresponse.exceptions import WrongApplication
 from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork
@@ -88,10 +91,22 @@ class PostResponseMiddleware:
             await self._handle(scope, receive, send)
 
     async def _handle(self, scope: Any, receive: Any, send: Any) -> None:
-        exchange = ASGIExchange(self._settings, scope, receive, send)
+        if not self._settings.retries:
+            await self._run(ASGIExchange(self._settings, scope, receive, send))
+            return
+        exchange = ASGIExchange(self._settings, _copied(scope), receive, send)
+        await self._run(exchange)
+        while exchange._again:
+            failed, exchange = exchange, ASGIExchange(self._settings, _copied(scope), receive, send)
+            exchange._succeed(failed)
+            await self._run(exchange, failed.policy.retry)
+
+    async def _run(self, exchange: ASGIExchange, retry: Retry | None = None) -> None:
         inner = exchange._scope
         token = current.set(exchange)
         try:
+            if retry is not None:
+                await sleep(retry.pause(exchange.attempt - 1, random.random()))
             if self._settings.unit_of_work is None or await exchange._open():
                 running = self.app(inner, exchange.receive, exchange.send)
                 if not hasattr(running, "__await__"):
@@ -118,3 +133,12 @@ class PostResponseMiddleware:
             if not await outer._open():
                 return
         await self.app(scope, receive, send)
+
+
+def _copied(scope: Any) -> dict[str, Any]:
+    """A scope of its own for one attempt; what a server gives as a dict or list of the request's own is copied too."""
+    copy = dict(scope)
+    for name in ("headers", "state", "extensions"):
+        if isinstance(copy.get(name), dict | list):
+            copy[name] = copy[name].copy()
+    return copy

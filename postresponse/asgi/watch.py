@@ -25,13 +25,29 @@ class Watch:
     Args:
         receive: The server's.
         on_disconnect: Called once, when the client has left.
+        record: Bytes of the request body that are kept at most, to be given again by `replay`; below zero for none.
     """
 
-    __slots__ = ("_arrived", "_asked", "_error", "_messages", "_on_disconnect", "_over", "_receive", "_stop")
+    __slots__ = (
+        "_arrived",
+        "_asked",
+        "_error",
+        "_messages",
+        "_on_disconnect",
+        "_over",
+        "_receive",
+        "_recorded",
+        "_room",
+        "_stop",
+    )
 
-    def __init__(self, receive: Callable[[], Awaitable[Any]], on_disconnect: Callable[[], None]) -> None:
+    def __init__(
+        self, receive: Callable[[], Awaitable[Any]], on_disconnect: Callable[[], None], record: int = -1
+    ) -> None:
         self._receive = receive
         self._on_disconnect = on_disconnect
+        self._recorded: list[Any] = []
+        self._room = record
         self._messages: deque[Any] = deque()
         self._arrived = Event()
         self._asked = Event()
@@ -51,6 +67,26 @@ class Watch:
     def stop(self) -> None:
         """Stop reading; for when the response is complete."""
         self._stop()
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that was read so far is recorded."""
+        return self._room >= 0
+
+    def replay(self, on_disconnect: Callable[[], None]) -> None:
+        """Give what was read once more from its start, and then go on reading; for another attempt at the request."""
+        self._on_disconnect = on_disconnect
+        gone = [message for message in self._messages if message["type"] == "http.disconnect"]
+        self._messages = deque((*self._recorded, *gone))
+        if gone:
+            on_disconnect()
+
+    def _record(self, message: Any) -> None:
+        self._room -= len(message.get("body", b""))
+        if self.whole:
+            self._recorded.append(message)
+        else:
+            self._recorded.clear()
 
     async def receive(self) -> Any:
         """Return the next message, as the server's `receive` does; a cancelled call loses none."""
@@ -80,6 +116,8 @@ class Watch:
                 self._error, self._over = error, True
             else:
                 self._messages.append(message)
+                if kind == "http.request":
+                    self._record(message)
                 # One that goes on behind the end of the body would go on for ever.
                 self._over = kind == "http.disconnect" or body_ended
                 body_ended = not more_body

@@ -20,9 +20,11 @@ from postresponse.core.policy import CommitPolicy, Head, Verdict, below_400, is_
 from postresponse.core.settings import Settings, check_callback
 from postresponse.exceptions import (
     CommitInDoubt,
+    ConfigurationError,
     MessageOrderError,
     NoExchange,
     NoUnitOfWork,
+    PartialCommit,
     ResponseStarted,
 )
 
@@ -59,6 +61,7 @@ class Failure:
         exception: What was raised.
         transient: Whether the same request may succeed when it is sent again.
         unknown: Whether nobody knows if the transaction committed.
+        partial: Whether one of several units of work committed before another could not.
     """
 
     exchange: "Exchange"
@@ -66,6 +69,7 @@ class Failure:
     exception: BaseException
     transient: bool
     unknown: bool = False
+    partial: bool = False
 
     @property
     def status(self) -> int:
@@ -84,6 +88,8 @@ class Exchange:
         "__weakref__",
         "_after_commit",
         "_after_rollback",
+        "_again",
+        "_attempt",
         "_before_commit",
         "_began",
         "_body_sent",
@@ -120,6 +126,8 @@ class Exchange:
         self._settings = settings
         self._scope: Any = scope
         self._began = began
+        self._attempt = 1
+        self._again = False
         self._state = State.PENDING
         self._moves = MOVES[settings.point]
         self._policy: CommitPolicy | None = None
@@ -160,12 +168,13 @@ class Exchange:
     @property
     def attempt(self) -> int:
         """The number of this attempt at the request, from 1."""
-        return 1
+        return self._attempt
 
     @property
     def is_last_attempt(self) -> bool:
-        """Whether the request is not run again, whatever happens."""
-        return True
+        """Whether the request is not run again, whatever happens: no `Retry`, no attempt left, or too large a body."""
+        retry = self.policy.retry if self._settings.retries else None
+        return retry is None or self._attempt >= retry.attempts or not self._replayable()
 
     @property
     def state(self) -> str:
@@ -219,7 +228,13 @@ class Exchange:
     @policy.setter
     def policy(self, policy: CommitPolicy | str) -> None:
         self._in_time("setting the commit policy", State.DECIDED, "set it in the view, before it answers")
-        self._policy = CommitPolicy.of(policy, self._settings.policy)
+        changed = CommitPolicy.of(policy, self._settings.policy)
+        if changed.retry is not None and not self._settings.retries:
+            raise ConfigurationError(
+                "retry: the body of this request is not recorded; give the Retry to the outermost middleware, in its "
+                "commit=, and turn it off where a view may not run twice: commit_policy(retry=None)"
+            )
+        self._policy = changed
         if self._unit is not None:
             self._moves = MOVES[self._policy.point]
             if self._state is State.DECIDED:
@@ -368,7 +383,10 @@ class Exchange:
             on_commit_failed=settings.on_commit_failed or outer.on_commit_failed,
             on_error=settings.on_error or outer.on_error,
             on_finished=outer.on_finished or settings.on_finished,
+            retries=False,
         )
+        if settings.retries and _first_time("retry"):
+            logger.warning("a Retry of a middleware that is not the outermost one has no effect; give it to that one")
         if outer.on_finished is not None and settings.on_finished is not None:
             self.on_finished(settings.on_finished)
         self._moves = MOVES[self.policy.point]
@@ -420,10 +438,34 @@ class Exchange:
 
     def _fail(self, stage: Stage, exception: BaseException) -> Failure:
         self._exception = exception
-        self._failure = Failure(
-            self, stage, exception, is_transient(exception), unknown=isinstance(exception, CommitInDoubt)
-        )
+        unknown, partial = isinstance(exception, CommitInDoubt), isinstance(exception, PartialCommit)
+        transient = is_transient(exception) and not unknown and not partial
+        self._failure = Failure(self, stage, exception, transient, unknown, partial)
         return self._failure
+
+    def _replayable(self) -> bool:
+        """Whether all that was read of the request's body can be given again."""
+        return True
+
+    def _may_run_again(self) -> bool:
+        """Tell whether the rules allow another attempt; the unit of work has ended, and did not commit.
+
+        Nothing has left; an attempt is left, and the body; the failure is one that the policy's `Retry` names, raised
+        here or seen by the unit of work; and nobody has decided otherwise: an answer below 500 is the handler's own, to
+        doom it is, and what ends a task or a process is never run again.
+        """
+        failure, error = self._failure, self._exception
+        if self._head_sent is not None or self.is_last_attempt:
+            return False
+        if failure is not None and (failure.unknown or failure.partial):
+            return False
+        if error is None and (self._verdict is Verdict.ROLL_BACK or self._status is None or self._status < 500):
+            return False
+        if error is not None and not isinstance(error, Exception):
+            return False
+        retry = self.policy.retry
+        seen = getattr(self._unit, "statement_error", None)
+        return retry is not None and any(retry.on(each) for each in (error, seen) if each is not None)
 
     def _outcome(self, ended: int) -> Outcome:
         """Tell how it ended; called once, when the state is `OVER`."""

@@ -8,7 +8,9 @@ An event without an entry is an application that breaks its protocol; nothing is
                START            BODY, FINAL          settled           handed over       FINAL        taken
     PENDING ────────▶ DECIDED ────────▶ SETTLING ────────▶ READY ────────▶ SENDING ────────▶ ENDING ────────▶ SENT
                                             │ refused
-                                            └────────▶ REPLACING ────────▶ REPLACED
+                                            ├────────▶ REPLACING ────────▶ REPLACED
+                                            │ again
+                                            └────────▶ DISCARDED, and the request is run once more
 """
 
 import enum
@@ -76,7 +78,9 @@ class State(enum.IntEnum):
     """The application's response was dropped; an error response is being handed over."""
     REPLACED = 8
     """The error response was handed over; whatever the application still says is dropped."""
-    OVER = 9
+    DISCARDED = 9
+    """Nothing of this attempt leaves; once the application has ended, the request is run again."""
+    OVER = 10
     """The application returned or raised; the outcome is known."""
 
     @property
@@ -96,6 +100,7 @@ _WORDS: Final = MappingProxyType(
         State.SENT: "sent",
         State.REPLACING: "replaced by an error response",
         State.REPLACED: "replaced by an error response",
+        State.DISCARDED: "discarded, and the request is run again",
         State.OVER: "over",
     }
 )
@@ -128,6 +133,8 @@ class Event(enum.IntEnum):
     """The application raised, or was cancelled."""
     ENDLESS = 11
     """The head says that the body never ends, and its first part may be long in coming."""
+    AGAIN = 12
+    """The unit of work ended for a reason that passes: the request is to be run again."""
 
 
 class Action(enum.IntEnum):
@@ -137,9 +144,9 @@ class Action(enum.IntEnum):
     HOLD = 1
     """Keep what the application said."""
     SETTLE = 2
-    """End the unit of work by the rules, and report SETTLED or REFUSED."""
+    """End the unit of work by the rules, and report SETTLED, REFUSED or AGAIN."""
     REFUSE = 3
-    """Roll back, and report REFUSED."""
+    """Roll back, and report REFUSED or AGAIN."""
     RELEASE = 4
     """Run the start hooks that have not run, hand over the head (HANDED) and all that is held."""
     FORWARD = 5
@@ -206,13 +213,21 @@ _WITHHELD: Final[dict[State, _Row]] = {
     State.PENDING: {
         Event.START: (State.DECIDED, Action.HOLD),
         Event.REFUSED: (State.REPLACING, Action.REPLACE),
+        Event.AGAIN: (State.DISCARDED, Action.STOP),
         Event.RETURNED: (State.OVER, Action.FINISH),
         Event.RAISED: (State.OVER, Action.FINISH),
     },
     State.SETTLING: {
         Event.SETTLED: (State.READY, Action.RELEASE),
         Event.REFUSED: (State.REPLACING, Action.REPLACE),
+        Event.AGAIN: (State.DISCARDED, Action.STOP),
         Event.RAISED: (State.OVER, Action.FINISH),
+    },
+    State.DISCARDED: {
+        # Stopped, and not dropped: work that a framework does behind the last part must not run for each attempt.
+        **dict.fromkeys(_SPOKEN, (State.DISCARDED, Action.STOP)),
+        Event.RETURNED: (State.OVER, Action.FINISH),
+        Event.RAISED: (State.OVER, Action.SWALLOW),
     },
 }
 

@@ -3,6 +3,7 @@
 import difflib
 import enum
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal
@@ -10,9 +11,11 @@ from typing import Any, Final, Literal
 from postresponse.core.lifecycle import CommitPoint
 from postresponse.exceptions import ConfigurationError
 
-__all__ = ["CommitPolicy", "Head", "Verdict", "did_you_mean", "is_transient", "never_ends", "verdict_of"]
+__all__ = ["CommitPolicy", "Head", "Retry", "Verdict", "did_you_mean", "is_transient", "never_ends", "verdict_of"]
 
 MiB: Final = 1024 * 1024
+MAX_PAUSE: Final = 1.0
+"""Seconds between two attempts at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,95 @@ def below_400(head: Head) -> bool:
     return head.status < 400
 
 
+def is_transient(error: BaseException | None) -> bool:
+    """Tell whether the database refused for a reason that is gone on the next try.
+
+    SQLSTATE class 40 (serialization failure, deadlock), MySQL 1205 and 1213, SQLite busy and locked; looked for on the
+    error, on the driver's error behind it (SQLAlchemy's `orig`) and along its causes.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if _transient(error):
+            return True
+        error = getattr(error, "orig", None) or error.__cause__ or error.__context__
+    return False
+
+
+def _transient(error: BaseException) -> bool:
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    if isinstance(state, str) and state.startswith("40"):
+        return True
+    code = getattr(error, "sqlite_errorcode", None)
+    if isinstance(code, int):
+        return code & 0xFF in (5, 6)  # SQLITE_BUSY, SQLITE_LOCKED
+    first = error.args[0] if error.args else None
+    return first in (1205, 1213) and not isinstance(error, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Run a request again from its start, with the same body, while it fails for a reason that passes.
+
+    Only where nothing has left, nothing was committed, the outcome of the commit is known, and the whole request body
+    is recorded. Each attempt has an exchange, a unit of work and a scope or environ of its own; the hooks of one that
+    is discarded never run. The failure may come from a statement or from the commit.
+
+    Args:
+        attempts: How often the request is run at most.
+        on: Receives the exception; True runs the request again. By default what databases call transient: SQLSTATE
+            class 40, MySQL 1205 and 1213, SQLite busy and locked.
+        max_request_body: Bytes of a request body that are kept to be replayed; a request with more is not run again.
+        backoff: Seconds before the second attempt at most; twice that before each further one, up to a second, and a
+            random part of it is waited (full jitter). Or a function of the number of the attempt that failed, whose
+            seconds are waited as they are.
+
+    Raises:
+        ConfigurationError: A value is not one of those.
+
+    Example:
+        >>> CommitPolicy("buffered", retry=Retry(attempts=5)).retry.attempts
+        5
+    """
+
+    attempts: int = 3
+    on: Callable[[BaseException], object] = is_transient
+    max_request_body: int = MiB
+    backoff: float | Callable[[int], float] = 0.05
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
+            raise ConfigurationError(f"attempts: expected a number above zero, found {self.attempts!r}")
+        _callable("on", self.on)
+        limit = self.max_request_body
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+            raise ConfigurationError(f"max_request_body: expected a number of bytes, zero or more, found {limit!r}")
+        if callable(self.backoff):
+            _callable("backoff", self.backoff)
+        else:
+            _seconds("backoff", self.backoff)
+
+    def pause(self, failed: int, chance: float) -> float:
+        """Return the seconds to wait before the next attempt.
+
+        Args:
+            failed: The number of the attempt that failed, from 1.
+            chance: A random number from 0 to 1.
+
+        Raises:
+            ConfigurationError: The function *backoff* returned no number of seconds.
+        """
+        if callable(self.backoff):
+            return _seconds("backoff", self.backoff(failed))
+        return min(MAX_PAUSE, self.backoff * 2.0 ** min(failed - 1, 30)) * chance
+
+
+def _seconds(name: str, found: object) -> float:
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < math.inf:
+        raise ConfigurationError(f"{name}: expected seconds, zero or more, found {found!r}")
+    return float(found)
+
+
 @dataclass(frozen=True, slots=True)
 class CommitPolicy:
     """When the unit of work ends relative to the response, and whether it commits.
@@ -54,6 +146,8 @@ class CommitPolicy:
             commits and streams from there on.
         max_memory: Bytes of a held body kept in memory; the rest goes to a temporary file.
         max_body: Bytes of a held body at most; None for no limit.
+        retry: Whether a request that fails for a reason that passes is run again; None never does. A view that may not
+            run twice turns it off: `commit_policy(retry=None)`.
 
     Raises:
         ConfigurationError: A value is not one of those.
@@ -70,6 +164,7 @@ class CommitPolicy:
     on_overflow: Literal["error", "head"] = "error"
     max_memory: int = MiB
     max_body: int | None = 64 * MiB
+    retry: Retry | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "at", CommitPoint(_one_of("at", self.at, [point.value for point in CommitPoint])))
@@ -81,6 +176,8 @@ class CommitPolicy:
         _positive("max_memory", self.max_memory)
         if self.max_body is not None:
             _positive("max_body", self.max_body)
+        if self.retry is not None:
+            _check_retry(self.retry, self.point)
 
     @property
     def point(self) -> CommitPoint:
@@ -146,6 +243,16 @@ def _close(found: object) -> bool:
     return False
 
 
+def _check_retry(found: object, at: CommitPoint) -> None:
+    if not isinstance(found, Retry):
+        raise ConfigurationError(f"retry: expected a Retry or None, found {found!r}")
+    if at is CommitPoint.AFTER_SEND:
+        raise ConfigurationError(
+            "retry: a response that has left cannot be taken back, so at='after_send' is never run again; "
+            "give retry=None with it, or commit at the head or buffered"
+        )
+
+
 def _positive(name: str, found: object) -> None:
     if isinstance(found, bool) or not isinstance(found, int) or found <= 0:
         raise ConfigurationError(f"{name}: expected a number of bytes above zero, found {found!r}")
@@ -192,29 +299,3 @@ def verdict_of(
     if _close(answer):  # which is true, and would commit whatever it was about to say
         raise ConfigurationError(f"commit_if: expected a plain function, {policy.commit_if!r} returned a coroutine")
     return Verdict.COMMIT if answer else Verdict.ROLL_BACK
-
-
-def is_transient(error: BaseException | None) -> bool:
-    """Tell whether the database refused for a reason that is gone on the next try.
-
-    SQLSTATE class 40 (serialization failure, deadlock), MySQL 1205 and 1213, SQLite busy and locked; looked for on the
-    error, on the driver's error behind it (SQLAlchemy's `orig`) and along its causes.
-    """
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if _transient(error):
-            return True
-        error = getattr(error, "orig", None) or error.__cause__ or error.__context__
-    return False
-
-
-def _transient(error: BaseException) -> bool:
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-    if isinstance(state, str) and state.startswith("40"):
-        return True
-    code = getattr(error, "sqlite_errorcode", None)
-    if isinstance(code, int):
-        return code & 0xFF in (5, 6)  # SQLITE_BUSY, SQLITE_LOCKED
-    first = error.args[0] if error.args else None
-    return first in (1205, 1213) and not isinstance(error, OSError)

@@ -23,6 +23,7 @@ class Settings:
     Args:
         is_async: Whether the middleware speaks ASGI; then callbacks and units of work may be awaitable.
         clock: Monotonic nanoseconds.
+        retries: Whether a request may be run again, so that its body has to be recorded.
     """
 
     is_async: bool
@@ -35,6 +36,7 @@ class Settings:
     on_finished: Callable[[Any], Any] | None
     on_error: Callable[[Any], Any] | None
     cleanup_timeout: float
+    retries: bool
 
     @classmethod
     def of(
@@ -81,17 +83,19 @@ class Settings:
         if not 0 < cleanup_timeout < math.inf:
             raise ConfigurationError(f"cleanup_timeout: expected seconds above zero, found {cleanup_timeout!r}")
         choose = commit if callable(commit) and not isinstance(commit, CommitPolicy) else None
+        policy = CommitPolicy.of(None if choose else commit)
         return cls(
             is_async=is_async,
             clock=clock,
             unit_of_work=unit_of_work,
-            policy=CommitPolicy.of(None if choose else commit),
+            policy=policy,
             choose_policy=choose,
             error_response=error_response,
             on_commit_failed=on_commit_failed,
             on_finished=on_finished,
             on_error=on_error,
             cleanup_timeout=float(cleanup_timeout),
+            retries=policy.retry is not None or choose is not None,
         )
 
     @property

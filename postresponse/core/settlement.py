@@ -50,8 +50,8 @@ _CALLS = ("begin", "commit", "rollback", "close")
 _ERRORS = (Exception, SystemExit)
 
 
-def open_unit(exchange: Exchange) -> Steps[bool]:
-    """Make the unit of work and begin it; False if the application must not run, and the failure is told."""
+def open_unit(exchange: Exchange) -> Steps[Event | None]:
+    """Make the unit of work and begin it; None if the application may run, else what to report instead."""
     settings = exchange._settings
     unit = None
     try:
@@ -71,18 +71,27 @@ def open_unit(exchange: Exchange) -> Steps[bool]:
         if _touched(unit):
             yield Step(unit.begin, of_unit=True)
     except _ERRORS as error:
-        failure = exchange._fail("begin", error)
-        logger.error("%s: the unit of work could not begin", exchange.route, exc_info=error)
+        exchange._fail("begin", error)
         if exchange._unit is not None:
             exchange._unit_state = UnitState.ROLLED_BACK
             yield from _close(exchange)
-        yield from _tell(exchange, failure)
-        return False
-    return True
+            if _runs_again(exchange):
+                return Event.AGAIN
+        yield from _tell_failure(exchange, "the unit of work could not begin")
+        return Event.REFUSED
+    return None
 
 
 def run_start_hooks(exchange: Exchange) -> Steps[bool]:
-    """Run the start hooks, last registered first; False if one failed, and the client gets an error response."""
+    """Run the start hooks where nothing is to be settled; False if one failed, and an error response is due."""
+    if (yield from _run_start_hooks(exchange)):
+        return True
+    yield from _tell_failure(exchange, "an on_start hook failed")
+    return False
+
+
+def _run_start_hooks(exchange: Exchange) -> Steps[bool]:
+    """Run the start hooks, last registered first; False if one failed."""
     hooks, exchange._on_start = exchange._on_start, None
     try:
         for hook in reversed(hooks or ()):
@@ -90,61 +99,60 @@ def run_start_hooks(exchange: Exchange) -> Steps[bool]:
         if exchange._headers is not None:
             check_headers(exchange._headers)
     except _ERRORS as error:
-        failure = exchange._fail("on_start", error)
-        logger.error("%s: an on_start hook failed", exchange.route, exc_info=error)
-        yield from _tell(exchange, failure)
+        exchange._fail("on_start", error)
         return False
     return True
 
 
 def settle(exchange: Exchange) -> Steps[Event]:
     """End the unit of work by the rules, its hooks around it, its connection released."""
-    if not (yield from run_start_hooks(exchange)):
-        return (yield from _refused(exchange))
+    if not (yield from _run_start_hooks(exchange)):
+        return (yield from _refused(exchange, "an on_start hook failed"))
     if exchange._unit is None:
         return Event.SETTLED
     exchange._settling = exchange._settings.clock()
     try:
         verdict = exchange._judge()
     except _ERRORS as error:
-        failure = exchange._fail("commit_if", error)
-        logger.error("%s: commit_if failed", exchange.route, exc_info=error)
-        event = yield from _refused(exchange)
-        yield from _tell(exchange, failure)
-        return event
+        exchange._fail("commit_if", error)
+        return (yield from _refused(exchange, "commit_if failed"))
     if verdict is Verdict.COMMIT:
         return (yield from _commit(exchange))
     if verdict is Verdict.ROLL_BACK:
         logger.debug("%s: rolled back, status %s", exchange.route, exchange._status)
         yield from _roll_back(exchange)
     yield from _close(exchange)
+    if verdict is Verdict.ROLL_BACK and _runs_again(exchange):
+        return Event.AGAIN
     yield from _after(exchange)
     return Event.SETTLED
 
 
 def refuse(exchange: Exchange, event: Event) -> Steps[Event]:
     """Roll back because the response cannot leave as it is: its held body is too large, or has no end."""
-    error: Exception
     if event is Event.OVERFLOW:
-        error = BodyTooLarge(
-            f"the held body is over max_body={exchange.policy.max_body} bytes; raise the limit, set "
-            "on_overflow='head', or let this view commit at the head"
+        exchange._fail(
+            "overflow",
+            BodyTooLarge(
+                f"the held body is over max_body={exchange.policy.max_body} bytes; raise the limit, set "
+                "on_overflow='head', or let this view commit at the head"
+            ),
         )
-    else:
-        error = MessageOrderError("the application returned without the end of its body")
-    failure = exchange._fail("overflow" if event is Event.OVERFLOW else "no end", error)
-    logger.error("%s: %s", exchange.route, error)
-    refused = yield from _refused(exchange)
-    yield from _tell(exchange, failure)
-    return refused
+        return (yield from _refused(exchange, "its held body is too large"))
+    exchange._fail("no end", MessageOrderError("the application returned without the end of its body"))
+    return (yield from _refused(exchange, "its body has no end"))
 
 
-def _refused(exchange: Exchange) -> Steps[Event]:
+def _refused(exchange: Exchange, what: str) -> Steps[Event]:
+    """Roll back what is open behind a failure, and tell of it, unless the request is run again."""
     if exchange._unit is not None and not exchange._unit_ended:
         exchange._settling = exchange._settling or exchange._settings.clock()
         yield from _roll_back(exchange)
         yield from _close(exchange)
+        if _runs_again(exchange):
+            return Event.AGAIN
         yield from _after(exchange)
+    yield from _tell_failure(exchange, what)
     return Event.REFUSED
 
 
@@ -161,19 +169,31 @@ def _commit(exchange: Exchange) -> Steps[Event]:
     except GeneratorExit:
         raise
     except BaseException as error:
-        failure = exchange._fail(stage, error)
+        exchange._fail(stage, error)
         yield from _roll_back(exchange)
         exchange._unit_state = UnitState.UNKNOWN if isinstance(error, CommitInDoubt) else UnitState.FAILED
-        logger.error("%s: the unit of work could not commit", exchange.route, exc_info=error)
         yield from _close(exchange)
+        if _runs_again(exchange):
+            return Event.AGAIN
         yield from _after(exchange)
-        yield from _tell(exchange, failure, exchange._settings.on_commit_failed)
+        yield from _tell_failure(exchange, "the unit of work could not commit", exchange._settings.on_commit_failed)
         if not isinstance(error, _ERRORS):
             raise
         return Event.REFUSED
     yield from _close(exchange)
     yield from _after(exchange)
     return Event.SETTLED
+
+
+def _runs_again(exchange: Exchange) -> bool:
+    """Whether the request is run again, now that its unit of work has ended without a commit; noted in the exchange."""
+    try:
+        exchange._again = exchange._settings.retries and exchange._may_run_again()
+    except _ERRORS as error:
+        logger.error("%s: Retry.on failed, and the request is not run again", exchange.route, exc_info=error)
+    if exchange._again:
+        logger.info("%s: attempt %s failed and is run again", exchange.route, exchange.attempt)
+    return exchange._again
 
 
 def _roll_back(exchange: Exchange) -> Steps[None]:
@@ -220,7 +240,10 @@ def _after(exchange: Exchange) -> Steps[None]:
 
 
 def finish(exchange: Exchange) -> Steps[None]:
-    """Settle what is open, clean up after late use, and report the outcome; the state is `OVER`."""
+    """Settle what is open, clean up after late use, and report the outcome; the state is `OVER`.
+
+    Nothing is reported of an attempt that is discarded.
+    """
     exchange._on_start = None
     passing: BaseException | None = None
     if exchange._unit is not None:
@@ -230,7 +253,7 @@ def finish(exchange: Exchange) -> Steps[None]:
             raise
         except BaseException as error:  # noqa: BLE001 (raised below: the outcome is reported whatever happened)
             passing = error
-    if exchange._reported():
+    if exchange._reported() and not exchange._again:
         yield from _report(exchange)
     if passing is not None:
         raise passing
@@ -276,7 +299,7 @@ def _milliseconds(began: int, ended: int | None) -> str:
 
 
 def _end_late_use(exchange: Exchange) -> Steps[None]:
-    if exchange._unit.changed:
+    if exchange._unit.changed and not exchange._again:
         logger.warning(
             "%s: late write: the unit of work was changed after it had ended; the change is rolled back. "
             "Write before the response starts, or commit buffered or after_send",
@@ -284,6 +307,14 @@ def _end_late_use(exchange: Exchange) -> Steps[None]:
         )
     yield from _clean_up(exchange, exchange._unit.rollback, "roll back its late use")
     yield from _clean_up(exchange, exchange._unit.close, "close after its late use")
+
+
+def _tell_failure(exchange: Exchange, what: str, callback: Callable[[Failure], Any] | None = None) -> Steps[None]:
+    """Log the failure that refused the response, and hand it to *callback*, or to `on_error`."""
+    failure = exchange._failure
+    assert failure is not None
+    logger.error("%s: %s", exchange.route, what, exc_info=failure.exception)
+    yield from _tell(exchange, failure, callback)
 
 
 def _tell(exchange: Exchange, failure: Failure, callback: Callable[[Failure], Any] | None = None) -> Steps[None]:

@@ -22,9 +22,10 @@ from postresponse.core.settings import Settings
 from postresponse.core.settlement import Step, Steps, finish, open_unit, refuse, run_start_hooks, settle
 from postresponse.drained import socket_drained
 from postresponse.error_response import ErrorResponse, default_error_response, wsgi_response
-from postresponse.exceptions import WrongApplication
+from postresponse.exceptions import ResponseReplaced, WrongApplication
 from postresponse.held import HeldBody
 from postresponse.watchdog import within
+from postresponse.wsgi.recorded_input import RecordedInput
 
 __all__ = ["WSGIExchange"]
 
@@ -42,6 +43,7 @@ class WSGIExchange(Exchange):
         "_given",
         "_held",
         "_inner",
+        "_recorded",
         "_replacement",
         "_server_start_response",
         "_server_write",
@@ -54,6 +56,7 @@ class WSGIExchange(Exchange):
         self._given: tuple[str, list[tuple[str, str]]] = ("", [])
         self._held: HeldBody | None = None
         self._inner: Any = None
+        self._recorded: RecordedInput | None = None
         self._replacement: Iterable[bytes] = ()
         self._asked = False
         self._content_type = ""
@@ -72,6 +75,8 @@ class WSGIExchange(Exchange):
             return None if self._server_write is None else self.write
         if action is Action.DROP:
             return self.write
+        if action is Action.STOP:
+            raise self._stopped()
         self._take_head(status, headers)
         if action is Action.HOLD:
             self._streams(self._content_type)
@@ -124,6 +129,8 @@ class WSGIExchange(Exchange):
                 return self._replaced()
             return self._passed(body, body)
         try:
+            if self._state is State.DISCARDED:
+                raise self._stopped()
             return self._decided_body(body)
         except BaseException as error:
             self._ended_by(error)
@@ -167,7 +174,12 @@ class WSGIExchange(Exchange):
             return self._release(final=event is Event.FINAL) and follows
         if action is Action.REPLACE:
             self._replace()
+        elif action is Action.STOP:
+            raise self._stopped()
         return False
+
+    def _stopped(self) -> ResponseReplaced:
+        return ResponseReplaced(f"the response is {self.state}; nobody takes the rest of it")
 
     # -- what is withheld ---------------------------------------------------------------------------------------
 
@@ -288,11 +300,26 @@ class WSGIExchange(Exchange):
     # -- the unit of work ---------------------------------------------------------------------------------------
 
     def _open(self) -> bool:
-        if self._perform(open_unit(self)):
+        refused = self._perform(open_unit(self))
+        if refused is None:
+            if self._settings.retries and self._recorded is None:
+                limit = -1 if self.policy.retry is None else self.policy.retry.max_request_body
+                self._recorded = self._scope["wsgi.input"] = RecordedInput(self._scope["wsgi.input"], limit)
             return True
-        self._advance(Event.REFUSED)
+        if self._advance(refused) is Action.STOP:
+            raise self._stopped()
         self._replace()
         return False
+
+    def _succeed(self, failed: "WSGIExchange") -> None:
+        """Be the attempt that follows *failed*: the request is given from its start."""
+        self._attempt = failed._attempt + 1
+        if failed._recorded is not None:
+            self._recorded = self._scope["wsgi.input"] = failed._recorded
+            self._recorded.rewind()
+
+    def _replayable(self) -> bool:
+        return self._recorded is None or self._recorded.whole
 
     def _perform(self, steps: Steps[T]) -> T:
         try:
@@ -323,6 +350,7 @@ class WSGIExchange(Exchange):
         if self._state is State.OVER:
             return False
         self._raised = True
+        self._again = self._again and isinstance(error, Exception)
         if self._failure is None:
             self._exception = error
         swallow = self._advance(Event.RAISED) is Action.SWALLOW and self._swallows(error)
@@ -331,7 +359,7 @@ class WSGIExchange(Exchange):
 
     def _swallows(self, error: BaseException) -> bool:
         """Log what the application raised behind its replaced response, and tell that it stays here."""
-        if self._failure is None or not isinstance(error, Exception):
+        if self._failure is None or self._again or not isinstance(error, Exception):
             return False
         logger.error("%s: the application raised after its response was replaced", self.route, exc_info=error)
         return True

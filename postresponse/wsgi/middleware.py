@@ -1,5 +1,6 @@
 """The middleware for WSGI applications."""
 
+import random
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -7,7 +8,7 @@ from typing import Any, Literal
 from postresponse.core.current import current
 from postresponse.core.exchange import KEY, Exchange, Failure
 from postresponse.core.lifecycle import Outcome, State
-from postresponse.core.policy import CommitPolicy
+from postresponse.core.policy import CommitPolicy, Retry
 from postresponse.core.settings import Settings, check_application, known_options
 from postresponse.typing import UnitOfWork, WSGIApplication
 from postresponse.wsgi.exchange import WSGIExchange
@@ -76,10 +77,23 @@ class PostResponseMiddleware:
         """Handle one request (PEP 3333)."""
         if KEY in environ:
             return self._step_aside(environ, start_response)
-        exchange = WSGIExchange(self._settings, environ, start_response)
+        if not self._settings.retries:
+            return self._run(WSGIExchange(self._settings, environ, start_response))
+        exchange = WSGIExchange(self._settings, environ.copy(), start_response)
+        body = self._run(exchange)
+        while exchange._again:
+            failed, exchange = exchange, WSGIExchange(self._settings, environ.copy(), start_response)
+            exchange._succeed(failed)
+            body = self._run(exchange, failed.policy.retry)
+        return body
+
+    def _run(self, exchange: WSGIExchange, retry: Retry | None = None) -> Iterable[bytes]:
+        environ = exchange.scope
         environ[KEY] = exchange
         current.set(exchange)
         try:
+            if retry is not None:
+                time.sleep(retry.pause(exchange.attempt - 1, random.random()))
             if self._settings.unit_of_work is not None and not exchange._open():
                 return exchange._replaced()
             return exchange._take(self.app(environ, exchange.start_response))
@@ -87,6 +101,8 @@ class PostResponseMiddleware:
             if exchange._state is State.REPLACED and exchange._swallows(error):
                 return exchange._replaced()  # which has still to be sent
             exchange._ended_by(error)
+            if exchange._again:
+                return ()
             raise
 
     def _step_aside(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

@@ -31,7 +31,7 @@ def exchange_of(scope: Any = None, **options: Any) -> Exchange:
     """An exchange of such a middleware, its unit of work begun if it has one."""
     exchange = Exchange(settings_of(**options), SCOPE if scope is None else scope, 0)
     if options.get("unit_of_work") is not None:
-        assert perform(open_unit(exchange)) is True
+        assert perform(open_unit(exchange)) is None
     return exchange
 
 

@@ -27,12 +27,12 @@ from postresponse.core.lifecycle import (
     UnitState,
     ending_of,
 )
-from postresponse.core.policy import CommitPolicy
+from postresponse.core.policy import CommitPolicy, Retry
 from postresponse.core.settings import Settings
 from postresponse.core.settlement import Steps, finish, open_unit, refuse, run_start_hooks, settle
 from postresponse.exceptions import CommitInDoubt, MessageOrderError
 from tests.core import exchanges
-from tests.fakes import FakeUnit
+from tests.fakes import Conflict, FakeUnit
 
 SHALLOW: Final = 5
 """Events of an order where two things fail, or something else than a plain error."""
@@ -55,6 +55,8 @@ class Plan:
         status: The status that the application answers.
         asked: What the handler asked for: `doom`, `force_commit`, or `ended` for a unit that it ended itself.
         until: The commit point until the head is given, where the policy is changed then.
+        attempt: The number of this attempt of the two that the policy allows; None where it allows no second.
+        seen: Whether the unit of work saw the error of a statement that the application caught.
     """
 
     at: CommitPoint | None
@@ -64,6 +66,8 @@ class Plan:
     status: int = 200
     asked: str | None = None
     until: CommitPoint | None = None
+    attempt: int | None = None
+    seen: bool = False
 
 
 class Walk:
@@ -113,6 +117,7 @@ class Stage:
 
         unit = Unit({})
         unit.active = self.plan.asked != "ended"
+        unit.statement_error = Conflict() if self.plan.seen else None
         return unit
 
     def hook(self, kind: str, name: str, *_: object) -> None:
@@ -132,6 +137,11 @@ class Stage:
 FIRST_CALLED: Final = {"on_start": "second", "on_finished": "second"} | dict.fromkeys(HOOKS[1:4], "first")
 
 
+def policy_of(plan: Plan, at: CommitPoint) -> CommitPolicy:
+    """The policy of a plan: with a second attempt where it has one."""
+    return CommitPolicy(at=at, retry=None if plan.attempt is None else Retry(attempts=2))
+
+
 def begin(plan: Plan) -> tuple[Stage, Walk]:
     """Open the exchange of *plan*, two hooks of each kind registered."""
     stage = Stage(plan)
@@ -139,7 +149,7 @@ def begin(plan: Plan) -> tuple[Stage, Walk]:
         is_async=False,
         clock=stage.clock,
         unit_of_work=None if plan.at is None else stage.make_unit,
-        commit=None if plan.at is None else CommitPolicy(at=plan.until or plan.at),
+        commit=None if plan.at is None else policy_of(plan, plan.until or plan.at),
         error_response=None,
         on_commit_failed=functools.partial(stage.told, "on_commit_failed"),
         on_finished=functools.partial(stage.finished, "settings"),
@@ -147,8 +157,9 @@ def begin(plan: Plan) -> tuple[Stage, Walk]:
         cleanup_timeout=1,
     )
     walk = stage.walk = Walk(plan, settings, Exchange(settings, {"type": "http", "method": "GET", "path": "/"}, 0))
+    walk.exchange._attempt = plan.attempt or 1
     if plan.at is not None:
-        walk.answer = Event.REFUSED if perform(walk, open_unit(walk.exchange)) is not True else None
+        walk.answer = perform(walk, open_unit(walk.exchange))
     if walk.answer is None and walk.passing is None:
         for name in ("first", "second"):
             walk.exchange.on_start(functools.partial(stage.hook, "on_start", name))
@@ -210,7 +221,7 @@ def say(walk: Walk, event: Event) -> None:
         walk.log.append("leaves: error" if was is State.REPLACING else "taken")
     carry_out(walk, exchange._advance(event), event, was)
     if walk.plan.until is not None and walk.plan.at is not None and was is State.PENDING and event is Event.START:
-        exchange.policy = CommitPolicy(at=walk.plan.at)
+        exchange.policy = policy_of(walk.plan, walk.plan.at)
 
 
 def carry_out(walk: Walk, action: Action, event: Event, was: State) -> None:
@@ -418,6 +429,32 @@ def check_the_outcome(walk: Walk) -> None:
     assert (held := [moment for moment in sent if moment is not None]) == sorted(held)
 
 
+def check_the_attempt(walk: Walk) -> None:
+    """The request is run again where a conflict undid the unit of work before anything left, and nowhere else."""
+    plan, log, state = walk.plan, walk.log, walk.exchange.unit_of_work
+    ended = next((number for number, entry in enumerate(log) if entry.startswith((*ENDS_A_UNIT, "begin!"))), len(log))
+    raised, failed = "RAISED" in log[:ended], walk.exchange._failure is not None
+    answered = "START" in log and plan.status >= 500 and plan.asked is None
+    conflict = plan.error is Conflict and any(f"{name}!" in log for name in FAILS_IT)
+    expected = (conflict and failed) or (plan.seen and (raised or failed or answered))
+    expected = expected and state in (UnitState.ROLLED_BACK, UnitState.FAILED)
+    if plan.attempt != 1 or "leaves: head" in log or (plan.error is KeyboardInterrupt and walk.passing is not None):
+        expected = False
+    assert walk.exchange._again == expected
+
+
+FAILS_IT: Final = ("begin", "commit", "before_commit first", "on_start second")
+
+
+def check_what_was_discarded(walk: Walk) -> None:
+    """Nothing of the attempt leaves, nobody is told of it, and its unit of work is undone and given back."""
+    assert walk.exchange.unit_of_work in (UnitState.ROLLED_BACK, UnitState.FAILED)
+    assert unit_calls(walk)[-1] in ("close", "invalidate")
+    silent = ("leaves", "replaced", "taken", "after_", "on_finished", "on_error", "on_commit_failed")
+    assert not [entry for entry in walk.log if entry.startswith(silent)]
+    assert walk.outcomes == []
+
+
 CHECKS: Final[tuple[Callable[[Walk], None], ...]] = (
     check_the_head,
     check_the_unit,
@@ -444,6 +481,13 @@ def plans() -> Iterator[tuple[Plan, int]]:
         yield Plan(at, "commit", None, CommitInDoubt), DEEP[at]
         for asked, status, hook in itertools.product(("doom", "force_commit", "ended"), (200, 404), (None, *HOOKS)):
             yield Plan(at, None, hook, status=status, asked=asked), SHALLOW
+    for at, attempt, seen, status in itertools.product(list(CommitPoint)[:2], (1, 2), (False, True), (200, 500)):
+        for unit, hook in itertools.product((None, "begin", "commit", "rollback", "close"), (None, *HOOKS)):
+            yield Plan(at, unit, hook, Conflict, status, attempt=attempt, seen=seen), SHALLOW
+        for asked in ("doom", "force_commit", "ended"):
+            yield Plan(at, "commit", None, Conflict, status, asked, attempt=attempt, seen=seen), SHALLOW
+        for error in (CommitInDoubt, KeyboardInterrupt):
+            yield Plan(at, "commit", None, error, status, attempt=attempt, seen=seen), SHALLOW
     for until, at in itertools.product((CommitPoint.HEAD, CommitPoint.BUFFERED), CommitPoint):
         for unit in (None, "commit", "rollback", "close"):
             yield Plan(at, unit, until=until), SHALLOW
@@ -476,7 +520,7 @@ def test_every_order_of_events_keeps_the_promises(record_property: Callable[[str
     for plan, length in plans():
         for walk in walks(plan, length):
             orders += 1
-            for check in CHECKS:
+            for check in (check_the_attempt, *((check_what_was_discarded,) if walk.exchange._again else CHECKS)):
                 try:
                     check(walk)
                 except (AssertionError, LookupError) as error:
@@ -496,7 +540,7 @@ def test_every_state_of_a_table_is_reached_and_has_a_row(point: CommitPoint) -> 
     while more := {after for state in reached for after, _ in table[state].values()} - reached:
         reached |= more
     assert reached == set(table)
-    missing = {State.SETTLING} if point is CommitPoint.AFTER_SEND else set()
+    missing = {State.SETTLING, State.DISCARDED} if point is CommitPoint.AFTER_SEND else set()
     assert reached == set(State) - missing
 
 

@@ -269,6 +269,6 @@ def test_a_factory_that_fails_leaves_nothing_to_end() -> None:
         raise SystemExit(3)
 
     exchange = Exchange(settings_of(unit_of_work=factory, on_error=told.append), {"method": "GET", "path": "/"}, 0)
-    assert perform(open_unit(exchange)) is False
+    assert perform(open_unit(exchange)) is Event.REFUSED
     assert (exchange._unit, exchange.unit_of_work) == (None, UnitState.NONE)
     assert [failure.stage for failure in told] == ["begin"]
