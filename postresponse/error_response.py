@@ -48,6 +48,8 @@ def default_error_response(failure: Failure, accept: str | None = None) -> Error
     status = HTTPStatus(failure.status)
     if failure.unknown:
         detail = "The outcome of the request is unknown: it may or may not have been carried out."
+    elif failure.partial:
+        detail = "The request was carried out in part only."
     elif failure.transient:
         detail = "The request was not carried out. The same request may succeed when it is sent again."
     else:

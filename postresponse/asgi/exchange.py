@@ -377,13 +377,13 @@ class ASGIExchange(Exchange):
                 made = make(failure)
                 if inspect.isawaitable(made):
                     made = await made
-                if not isinstance(made, ErrorResponse):
-                    made = await asgi_response(made, self._scope, self.receive)
-                check_headers(made.headers)
+                if made is not None:
+                    if not isinstance(made, ErrorResponse):
+                        made = await asgi_response(made, self._scope, self.receive)
+                    check_headers(made.headers)
+                    return made
             except Exception as error:
                 logger.error("%s: error_response failed; the default answers", self.route, exc_info=error)
-            else:
-                return made
         return default_error_response(failure, self._request_header(b"accept"))
 
     def _request_header(self, wanted: bytes) -> str | None:

@@ -288,13 +288,13 @@ class WSGIExchange(Exchange):
         if make is not None:
             try:
                 made = make(failure)
-                if not isinstance(made, ErrorResponse):
-                    made = wsgi_response(made, self._scope)
-                check_headers(made.headers)
+                if made is not None:
+                    if not isinstance(made, ErrorResponse):
+                        made = wsgi_response(made, self._scope)
+                    check_headers(made.headers)
+                    return made
             except Exception as error:
                 logger.error("%s: error_response failed; the default answers", self.route, exc_info=error)
-            else:
-                return made
         return default_error_response(failure, self._scope.get("HTTP_ACCEPT"))
 
     # -- the unit of work ---------------------------------------------------------------------------------------

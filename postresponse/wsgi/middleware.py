@@ -27,8 +27,8 @@ class PostResponseMiddleware:
         commit: When it commits and whether: `"head"` (default), `"buffered"`, `"after_send"`, a `CommitPolicy`, or a
             function of the environ that returns one of these.
         error_response: Makes the response that replaces one whose unit of work could not commit, from a `Failure`: an
-            `ErrorResponse`, or any WSGI application such as a Werkzeug response. One that fails falls back to the
-            default.
+            `ErrorResponse`, or any WSGI application such as a Werkzeug response; None leaves it to the default.
+            One that fails, or returns anything else, is logged, and the default answers.
         on_commit_failed: Receives the `Failure` of each failed commit, after the rollback.
         on_finished: Receives the `Outcome` of each exchange.
         on_error: Receives the `Failure` of each failed hook.
