@@ -6,6 +6,7 @@ wait, which is taken up again, and the cancellation is raised once the work has 
 """
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -51,15 +52,23 @@ async def time_limit(seconds: float) -> AsyncIterator[None]:
 
 
 async def _in_its_own_task(work: Coroutine[Any, Any, T]) -> T:
-    task = asyncio.get_running_loop().create_task(work)
+    loop = asyncio.get_running_loop()
+    if sys.version_info >= (3, 12):
+        # It starts at once, and costs no turn of the loop if it does not wait.
+        task = asyncio.Task(work, loop=loop, eager_start=True)
+    else:
+        task = loop.create_task(work)
     cancelled: asyncio.CancelledError | None = None
-    # Without the scope anyio would cancel the wait again on every turn of the loop.
-    with CancelScope(shield=True):
-        while not task.done():
-            try:
-                await asyncio.wait((task,))
-            except asyncio.CancelledError as error:
-                cancelled = error
+    while not task.done():
+        try:
+            if cancelled is None:
+                await _end_of(task)
+            else:
+                # Without the scope anyio would cancel the wait again on every turn of the loop.
+                with CancelScope(shield=True):
+                    await _end_of(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
     if cancelled is not None:
         try:
             task.result()
@@ -68,3 +77,18 @@ async def _in_its_own_task(work: Coroutine[Any, Any, T]) -> T:
         raise cancelled
     await checkpoint_if_cancelled()
     return task.result()
+
+
+async def _end_of(task: asyncio.Task[Any]) -> None:
+    """Wait until *task* has ended; a cancelled wait does not cancel it."""
+    ended = task.get_loop().create_future()
+
+    def tell(_: object) -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    task.add_done_callback(tell)
+    try:
+        await ended
+    finally:
+        task.remove_done_callback(tell)

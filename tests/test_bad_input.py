@@ -24,7 +24,7 @@ from postresponse.exceptions import (
     WrongApplication,
 )
 from postresponse.wsgi import PostResponseMiddleware as WSGIMiddleware
-from tests.fakes import BODY, START, FakeUnits, ProtocolBroken, StrictWSGIServer, attempt_asgi
+from tests.fakes import BODY, START, FakeUnit, FakeUnits, ProtocolBroken, StrictWSGIServer, attempt_asgi
 
 Act = Callable[[], object]
 
@@ -344,7 +344,7 @@ def test_a_unit_of_work_with_an_async_method_is_refused_by_wsgi_before_the_appli
 
     def factory(exchange: object) -> Any:
         unit = units(exchange)
-        setattr(unit, name, work)
+        unit.__class__ = type("Unit", (FakeUnit,), {name: work})
         return unit
 
     outcomes: list[Outcome] = []

@@ -155,9 +155,11 @@ def test_next_may_be_called_after_the_end_and_after_close() -> None:
     site = Site(answer(iter([b"one"])), "observe")
     result: Any = site.app(StrictWSGIServer().environ, StrictWSGIServer().start_response)
     assert list(result) == [b"one"]
-    assert next(result, "end") == "end"
+    iterator = iter(result)
+    assert next(iterator, "end") == "end"
     result.close()
-    assert next(result, "end") == "end"
+    assert next(iterator, "end") == "end"
+    assert list(result) == []
 
 
 # -- what leaves, and when --------------------------------------------------------------------------------------------

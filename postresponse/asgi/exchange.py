@@ -6,9 +6,11 @@ exists per message of a stream. What a client's leaving means is in `watch.py`; 
 
 import inspect
 import logging
+import math
 import os
-import time
-from collections.abc import Awaitable, Iterator, Mapping
+import random
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from time import monotonic_ns
 from typing import Any, Final, TypeVar
 
 from anyio import (
@@ -16,16 +18,17 @@ from anyio import (
     current_time,
     get_cancelled_exc_class,
     move_on_after,
+    sleep,
 )
 from anyio import Event as Flag
 from anyio.lowlevel import checkpoint
 
-from postresponse.asgi.performing import drive, on_thread, perform
+from postresponse.asgi.performing import at_once, drive, on_thread, perform
 from postresponse.asgi.watch import Watch
-from postresponse.core.exchange import KEY, Exchange, Failure
+from postresponse.core.exchange import Exchange, Failure
 from postresponse.core.headers import check_headers
-from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
-from postresponse.core.settings import Settings
+from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, Outcome, State
+from postresponse.core.policy import Retry
 from postresponse.core.settlement import Step, Steps, finish, open_unit, refuse, run_start_hooks, settle
 from postresponse.drained import transport_drained
 from postresponse.error_response import ErrorResponse, asgi_response, default_error_response
@@ -39,6 +42,7 @@ T = TypeVar("T")
 
 logger: Final = logging.getLogger("postresponse")
 
+START: Final = "http.response.start"
 BODY: Final = "http.response.body"
 BARRIER: Final = 65_536
 """A last message over this many bytes is sent apart from the end: uvicorn returns with most of it unsent."""
@@ -50,52 +54,61 @@ BRIEF: Final = 1_000_000
 """Nanoseconds: a stream that ends within this time gives the loop no turn of its own to see a disconnect."""
 
 
+# A member of an enum is dear to look up before Python 3.12, and these are on every request's way.
+PENDING: Final = State.PENDING
+SENDING: Final = State.SENDING
+SENT: Final = State.SENT
+OVER: Final = State.OVER
+FINAL: Final = Event.FINAL
+HANDED: Final = Event.HANDED
+TAKEN: Final = Event.TAKEN
+RETURNED: Final = Event.RETURNED
+SETTLE: Final = Action.SETTLE
+RELEASE: Final = Action.RELEASE
+OBSERVED: Final = MOVES[CommitPoint.AFTER_SEND]
+BUFFERED: Final = MOVES[CommitPoint.BUFFERED]
+
+
 class ASGIExchange(Exchange):
     """An exchange, and how it speaks ASGI with the application inside and the server outside."""
 
-    __slots__ = (
-        "_concluded",
-        "_concluding",
-        "_end_taken",
-        "_flowing",
-        "_held",
-        "_is_head",
-        "_pending_send",
-        "_receiving",
-        "_server_receive",
-        "_server_send",
-        "_start",
-        "_trailers",
-        "_watch",
-        "_watched_since",
-    )
-
-    def __init__(self, settings: Settings, scope: Any, receive: Any, send: Any) -> None:
-        super().__init__(settings, {**scope, KEY: self}, time.monotonic_ns())
-        self._server_receive = receive
-        self._server_send = send
-        self._is_head = scope.get("method") == "HEAD"
-        self._start: Mapping[str, Any] | None = None
-        self._trailers = False
-        self._held: HeldBody | None = None
-        self._flowing = False
-        self._receiving = 0
-        self._watch: Watch | None = None
-        self._watched_since = 0
-        self._pending_send: CancelScope | None = None
-        self._concluding = False
-        self._concluded: Flag | None = None
-        self._end_taken: Flag | None = None
+    _server_receive: Callable[[], Awaitable[Any]]
+    _server_send: Callable[[Any], Awaitable[Any]]
+    _start: Mapping[str, Any] | None = None
+    _is_read = False
+    _held: HeldBody | None = None
+    _room: float = 0
+    _receiving = 0
+    _watch: Watch | None = None
+    _watched_since = 0
+    _pending_send: CancelScope | None = None
+    _concluding = False
+    _concluded: Flag | None = None
+    _end_taken: Flag | None = None
+    _pause: Retry | None = None
 
     # -- what the application calls -----------------------------------------------------------------------------
 
     def send(self, message: Any) -> Awaitable[Any]:
         """The `send` that the application gets."""
-        if self._flowing and message["type"] == BODY and message.get("more_body", False):
-            size = self._bytes + len(message.get("body", b""))
-            if self._declared is None or size < self._declared:
-                self._bytes = size
-                return self._server_send(message)  # type: ignore[no-any-return]
+        if self._room:
+            # A part of a stream, and not its last one: nothing is decided by it.
+            try:
+                size = self._bytes + len(message["body"])
+                if size < self._room and message["more_body"]:
+                    self._bytes = size
+                    return self._server_send(message)
+            except KeyError:
+                pass
+        elif message["type"] == START and self._moves is OBSERVED and self._state is PENDING and not self._on_start:
+            # The table's way, PENDING to SENDING, with nothing to be done on it.
+            self._state = SENDING
+            self._start = message
+            self._status = message["status"]
+            self._decided = self._head_sent = now = monotonic_ns()
+            if now - self._began > QUICK:
+                self._begin_watch(since=self._began)
+            return self._server_send(message)
         return self._send(message)
 
     async def receive(self) -> Any:
@@ -124,27 +137,30 @@ class ASGIExchange(Exchange):
     async def _send(self, message: Any) -> None:
         kind = message["type"]
         if kind == BODY:
-            final = not message.get("more_body", False) and not self._trailers
-        elif kind == "http.response.start":
+            final = not message.get("more_body", False) and not self._has_trailers()
+        elif kind == START:
             await self._take_head(message)
             return
-        elif kind == "http.response.trailers" and self._trailers:
+        elif kind == "http.response.trailers" and self._has_trailers():
             final = not message.get("more_trailers", False)
         elif kind == "http.response.pathsend":
             final = True
         elif kind == "http.response.zerocopysend":
-            final = not message.get("more_body", False) and not self._trailers
+            final = not message.get("more_body", False) and not self._has_trailers()
         else:
             await self._pass(message)
             return
-        if self._state is not State.SENDING:
-            event = Event.FINAL if final else Event.BODY
+        if self._state is not SENDING:
+            event = FINAL if final else Event.BODY
             message = await self._may_leave(self._advance(event), event, message)
         if message is not None:
             await self._deliver(message, final=final)
 
+    def _has_trailers(self) -> bool:
+        return self._start is not None and bool(self._start.get("trailers", False))
+
     async def _take_head(self, message: Any) -> None:
-        if self._state is State.PENDING and self._moves is not MOVES[CommitPoint.AFTER_SEND]:
+        if self._state is PENDING and self._moves is not OBSERVED:
             _check_head(message)
         action = self._advance(Event.START)
         if action is Action.DROP:
@@ -154,38 +170,40 @@ class ASGIExchange(Exchange):
         if action is Action.FORWARD:
             await self._server_send(message)
             return
-        self._decided = now = time.monotonic_ns()
+        self._decided = now = monotonic_ns()
         self._start = message
-        self._status = status = message["status"]
-        self._trailers = message.get("trailers", False)
-        content_type = b""
-        for name, value in message.get("headers", ()):
-            if name == b"content-length" and value.isdigit():
-                self._declared = int(value)
-            elif name == b"content-type":
-                content_type = value
-        self._needs_no_body = status in (204, 304) or status < 200 or self._is_head
+        self._status = message["status"]
         if now - self._began > QUICK:
             self._begin_watch(since=self._began)
         if action is Action.HOLD:
-            if self._streams(content_type.decode("latin-1")):
+            if self._streams(_content_type(message)):
                 # A client of server-sent events waits for the head, and the first event may be long in coming.
                 await self._may_leave(self._advance(Event.ENDLESS), Event.ENDLESS, None)
         else:
             await self._release()
 
+    def _read_head(self) -> None:
+        """Look at the head for what the rest of the response has to keep; once, and where something depends on it."""
+        if self._start is not None and not self._is_read:
+            self._is_read = True
+            status = self._start["status"]
+            self._needs_no_body = status in (204, 304) or status < 200 or self._is_head
+            for name, value in self._start.get("headers", ()):
+                if name == b"content-length" and value.isdigit():
+                    self._declared = int(value)
+
     async def _may_leave(self, action: Action, event: Event, message: Any) -> Any:
         """Carry *action* out, and return the message that may follow a head that has left, or None."""
         if action is Action.HOLD:
             action = await self._hold(message)
-            if action is Action.SETTLE:  # over the limit, and to be streamed from here on: it is held already
+            if action is SETTLE:  # over the limit, and to be streamed from here on: it is held already
                 message = None
-        if action is Action.SETTLE:
+        if action is SETTLE:
             action = await self._settle(settle(self))
         elif action is Action.REFUSE:
             action = await self._settle(refuse(self, Event.OVERFLOW))
-        if action is Action.RELEASE:
-            return await self._release(message, final=event is Event.FINAL)
+        if action is RELEASE:
+            return await self._release(message, final=event is FINAL)
         if action is Action.REPLACE:
             await self._replace()
         elif action is Action.STOP:
@@ -234,8 +252,8 @@ class ASGIExchange(Exchange):
             await self._replace()
             return None
         start = self._written_start(message if final else None)
-        self._advance(Event.HANDED)
-        self._head_sent = time.monotonic_ns()
+        self._advance(HANDED)
+        self._head_sent = monotonic_ns()
         await self._hand(start)
         if self._held is not None:
             self._begin_watch()
@@ -266,22 +284,21 @@ class ASGIExchange(Exchange):
     def _written_start(self, final: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """The start message as it leaves: with what hooks changed, and Content-Length where all is known."""
         assert self._start is not None
-        start = self._start
-        if self._headers is not None or start["status"] != self._status:
-            headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.headers]
-            start = {**start, "status": self._status, "headers": headers}
-        length = self._known_length(final)
-        if length is not None:
-            self._declared = length
-            headers = [*start.get("headers", ()), (b"content-length", str(length).encode())]
-            start = {**start, "headers": headers}
-        return start
+        if self._headers is not None or self._start["status"] != self._status:
+            self._start = {**self._start, "status": self._status, "headers": _encoded(self.headers)}
+        if final is not None and self._moves is BUFFERED:
+            length = self._known_length(final)
+            if length is not None:
+                headers = [*self._start.get("headers", ()), (b"content-length", str(length).encode())]
+                self._start, self._declared = {**self._start, "headers": headers}, length
+        return self._start
 
-    def _known_length(self, final: Mapping[str, Any] | None) -> int | None:
+    def _known_length(self, final: Mapping[str, Any]) -> int | None:
+        self._read_head()
         assert self._start is not None
-        if final is None or self._moves is not MOVES[CommitPoint.BUFFERED] or self._needs_no_body:
+        if self._needs_no_body or self._declared is not None or final["type"] != BODY:
             return None
-        if final["type"] != BODY or (self._held is not None and self._held.marked) or self._declared is not None:
+        if self._held is not None and self._held.marked:
             return None
         if any(name == b"transfer-encoding" for name, _ in self._start.get("headers", ())):
             return None
@@ -299,30 +316,34 @@ class ASGIExchange(Exchange):
         if message["type"] in ("http.response.pathsend", "http.response.zerocopysend"):
             self._counted = False
         if not final:
+            self._read_head()
             self._begin_watch()
             await self._hand_part(message, len(body))
-            self._flowing = self._pending_send is None and self._state is State.SENDING
+            if self._pending_send is None and self._state is SENDING:
+                self._room = math.inf if self._declared is None else self._declared
             return
         if len(body) > BARRIER:
+            self._read_head()
             self._begin_watch()
             self._watched_since = 0  # however brief: the client had much to read
             await self._hand({"type": BODY, "body": body, "more_body": True})
             await self._hand_part({"type": BODY, "body": b"", "more_body": True}, len(body), turns=10)
             message, body = {"type": BODY, "body": b"", "more_body": False}, b""
         self._bytes += len(body)
-        await self._look()
-        self._flowing = False
-        self._advance(Event.FINAL)
+        if self._watch is not None or self._receiving:
+            await self._look()
+        self._room = 0
+        self._advance(FINAL)
         try:
             await self._hand(message)
         finally:
             if self._end_taken is not None:
                 self._end_taken.set()
-        action = self._advance(Event.TAKEN)
-        self._body_sent = time.monotonic_ns()
-        if self._reported():
+        action = self._advance(TAKEN)
+        self._body_sent = monotonic_ns()
+        if self._on_finished is not None or self._settings.on_finished is not None:
             self._drained = transport_drained(self._server_send)
-        if action is Action.SETTLE and self._unit is not None:
+        if action is SETTLE and self._unit is not None:
             await perform(self, settle(self))
 
     async def _hand_part(self, message: Any, size: int, turns: int = 2) -> None:
@@ -334,24 +355,29 @@ class ASGIExchange(Exchange):
 
     async def _look(self, turns: int = 2) -> None:
         """Give the loop its turns: sends to a dead client give it none, and its leaving would not be seen."""
-        if self._receiving or (self._watch is not None and time.monotonic_ns() - self._watched_since > BRIEF):
+        if self._receiving or (self._watch is not None and monotonic_ns() - self._watched_since > BRIEF):
             for _ in range(turns):
                 await checkpoint()
 
-    async def _hand(self, message: Any) -> None:
+    def _hand(self, message: Any) -> Awaitable[None]:
         """Hand *message* to the server."""
+        if self._scope is not None and self._scope.get("http_version", "1.1") >= "2":
+            return self._hand_or_leave(message)
+        return self._hand_on(message)
+
+    async def _hand_on(self, message: Any) -> None:
         try:
-            if self._scope is not None and self._scope.get("http_version", "1.1") >= "2":
-                # hypercorn: over HTTP/2 a send may never return once the connection is lost.
-                with CancelScope() as self._pending_send:
-                    await self._server_send(message)
-                if self._pending_send.cancelled_caught:
-                    self._left = True
-            else:
-                await self._server_send(message)
+            await self._server_send(message)
         except OSError:
             self._left = True
             raise
+
+    async def _hand_or_leave(self, message: Any) -> None:
+        """Hand *message* on as long as the client is there: hypercorn's send may never return once it has left."""
+        with CancelScope() as self._pending_send:
+            await self._hand_on(message)
+        if self._pending_send.cancelled_caught:
+            self._left = True
 
     async def _replace(self) -> None:
         """Drop the application's response and hand over the error response instead."""
@@ -360,15 +386,14 @@ class ASGIExchange(Exchange):
         if self._held is not None:
             self._held.close()
         self._status, self._headers, self._declared = response.status, list(response.headers), None
-        self._needs_no_body, self._counted = self._is_head, True
+        self._is_read, self._needs_no_body, self._counted = True, self._is_head, True
         self._bytes = 0 if self._is_head else len(response.body)
-        self._head_sent = time.monotonic_ns()
-        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
-        headers.append((b"content-length", str(len(response.body)).encode()))
-        await self._hand({"type": "http.response.start", "status": response.status, "headers": headers})
+        self._head_sent = monotonic_ns()
+        headers = [*_encoded(response.headers), (b"content-length", str(len(response.body)).encode())]
+        await self._hand({"type": START, "status": response.status, "headers": headers})
         await self._hand({"type": BODY, "body": b"" if self._is_head else response.body, "more_body": False})
-        self._advance(Event.TAKEN)
-        self._body_sent = time.monotonic_ns()
+        self._advance(TAKEN)
+        self._body_sent = monotonic_ns()
 
     async def _error_response(self, failure: Failure) -> ErrorResponse:
         make = self._settings.error_response
@@ -393,7 +418,12 @@ class ASGIExchange(Exchange):
     # -- the unit of work ---------------------------------------------------------------------------------------
 
     async def _open(self) -> bool:
-        refused = await perform(self, open_unit(self))
+        if self._pause is not None:
+            await sleep(self._pause.pause(self._attempt - 1, random.random()))
+        steps = open_unit(self)
+        done, refused = at_once(steps)
+        if not done:
+            refused = await shielded(drive, self, steps, refused)
         if refused is None:
             if self.policy.on_disconnect == "rollback":
                 self._begin_watch(since=0)
@@ -405,22 +435,25 @@ class ASGIExchange(Exchange):
     def _replayable(self) -> bool:
         return self._watch is None or self._watch.whole
 
-    def _succeed(self, failed: "ASGIExchange") -> None:
-        """Be the attempt that follows *failed*: the request is read on, and given from its start."""
-        self._attempt = failed._attempt + 1
-        self._watch, failed._watch = failed._watch, None
-        if self._watch is not None:
-            self._watch.replay(self._client_left)
+    def _following(self, scope: Any) -> "ASGIExchange":
+        """Return the attempt that follows this one: the request is read on, and given from its start."""
+        following = type(self)(self._settings, scope, monotonic_ns())
+        following._server_receive, following._server_send = self._server_receive, self._server_send
+        following._attempt = self._attempt + 1
+        assert self._policy is not None
+        assert self._policy.retry is not None
+        following._pause = self._policy.retry
+        following._watch, self._watch = self._watch, None
+        if following._watch is not None:
+            following._watch.replay(following._client_left)
+        return following
 
     async def _settle(self, steps: Steps[Event]) -> Action:
         """End the unit of work, whatever is cancelled meanwhile, and take the result through the table."""
         if self.policy.on_disconnect == "rollback":
             await self._look()
-        try:
-            step = next(steps)
-        except StopIteration as stop:
-            return self._advance(stop.value)
-        return await shielded(self._conclude, steps, step)
+        done, rest = at_once(steps)
+        return self._advance(rest) if done else await shielded(self._conclude, steps, rest)
 
     async def _conclude(self, steps: Steps[Event], step: Step) -> Action:
         self._concluding = True
@@ -441,6 +474,15 @@ class ASGIExchange(Exchange):
         await flag.wait()
 
     # -- how it ends --------------------------------------------------------------------------------------------
+
+    def _is_done(self) -> bool:
+        """Whether the application returned with nothing left to do; then it is over."""
+        if self._state is not SENT or self._watch is not None or self._reported():
+            return False
+        if self._kind is not None and (not self._unit_ended or (self._kind.lazy and self._unit.touched)):
+            return False
+        self._state = OVER
+        return True
 
     async def _ended(self) -> None:
         """The application returned."""
@@ -511,14 +553,23 @@ class ASGIExchange(Exchange):
             # Asking uvicorn for the body answers "100 Continue", which is for the application to say.
             if self._request_header(b"expect") is not None:
                 return
-            self._watched_since = time.monotonic_ns() if since is None else since
+            self._watched_since = monotonic_ns() if since is None else since
             self._start_watch()
 
     def _start_watch(self) -> None:
         retry = self.policy.retry if self._settings.retries else None
         self._watch = Watch(self._server_receive, self._client_left, retry.max_request_body if retry else -1)
 
+    def _outcome(self, ended: int) -> Outcome:
+        self._read_head()
+        return super()._outcome(ended)
+
+    @property
+    def _is_head(self) -> bool:
+        return self._scope is not None and self._scope.get("method") == "HEAD"
+
     def _client_left(self) -> None:
+        self._read_head()
         has_all = self._declared is not None and self._bytes >= self._declared and self._state is State.SENDING
         if self._state < State.ENDING and not self._is_head and not has_all:
             self._left = True
@@ -533,6 +584,14 @@ def _kept(message: Any) -> dict[str, Any]:
     if kept["type"] == "http.response.zerocopysend":
         kept["file"] = _Descriptor(kept["file"])
     return kept
+
+
+def _content_type(start: Any) -> str:
+    return next((value for name, value in start.get("headers", ()) if name == b"content-type"), b"").decode("latin-1")
+
+
+def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
 class _Descriptor:

@@ -1,18 +1,15 @@
 """The middleware for ASGI applications."""
 
-import random
-import time
 from collections.abc import Callable
+from time import monotonic_ns
 from typing import Any, Literal
-
-from anyio import sleep
 
 from postresponse.asgi.exchange import ASGIExchange
 from postresponse.asgi.lifespan import answer_lifespan
 from postresponse.core.current import current
 from postresponse.core.exchange import KEY, Exchange, Failure
 from postresponse.core.lifecycle import Outcome
-from postresponse.core.policy import CommitPolicy, Retry
+from postresponse.core.policy import CommitPolicy
 from postresponse.core.settings import Settings, check_application, known_options
 from postresponse.exceptions import WrongApplication
 from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork
@@ -68,7 +65,7 @@ class PostResponseMiddleware:
         self.app = app
         self._settings = Settings.of(
             is_async=True,
-            clock=time.monotonic_ns,
+            clock=monotonic_ns,
             unit_of_work=unit_of_work,
             commit=commit,
             error_response=error_response,
@@ -80,50 +77,48 @@ class PostResponseMiddleware:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one connection (ASGI 3.0)."""
-        kind = scope["type"]
-        if kind == "lifespan":
-            await answer_lifespan(self.app, scope, receive, send)
-        elif kind != "http":
-            await self.app(scope, receive, send)
-        elif KEY in scope:
-            await self._step_aside(scope, receive, send)
-        else:
-            await self._handle(scope, receive, send)
-
-    async def _handle(self, scope: Any, receive: Any, send: Any) -> None:
-        if not self._settings.retries:
-            await self._run(ASGIExchange(self._settings, scope, receive, send))
+        if scope["type"] != "http" or KEY in scope:
+            await self._pass_on(scope, receive, send)
             return
-        exchange = ASGIExchange(self._settings, _copied(scope), receive, send)
-        await self._run(exchange)
-        while exchange._again:
-            failed, exchange = exchange, ASGIExchange(self._settings, _copied(scope), receive, send)
-            exchange._succeed(failed)
-            await self._run(exchange, failed.policy.retry)
+        settings = self._settings
+        given = scope if not settings.retries else _copied(scope)
+        exchange = ASGIExchange(settings, given, monotonic_ns())
+        exchange._server_receive, exchange._server_send = receive, send
+        while True:
+            given[KEY] = exchange
+            token = current.set(exchange)
+            running: Any = None
+            try:
+                if settings.unit_of_work is None or await exchange._open():
+                    running = self.app(given, exchange.receive, exchange.send)
+                    await running
+                if not exchange._is_done():
+                    await exchange._ended()
+                    await exchange._finish()
+            except BaseException as error:
+                named = _named(error, running)
+                if not await exchange._ended_by(named):
+                    if named is error:
+                        raise
+                    raise named from None
+            finally:
+                current.reset(token)
+                # What the server keeps must not keep the exchange, which keeps what is the server's.
+                given.pop(KEY, None)
+                exchange._scope = None
+            if not exchange._again:
+                return
+            given = _copied(scope)
+            exchange = exchange._following(given)
 
-    async def _run(self, exchange: ASGIExchange, retry: Retry | None = None) -> None:
-        inner = exchange._scope
-        token = current.set(exchange)
-        try:
-            if retry is not None:
-                await sleep(retry.pause(exchange.attempt - 1, random.random()))
-            if self._settings.unit_of_work is None or await exchange._open():
-                running = self.app(inner, exchange.receive, exchange.send)
-                if not hasattr(running, "__await__"):
-                    raise WrongApplication(
-                        f"app: it returned {running!r}, which cannot be awaited, as WSGI applications do; "
-                        "use postresponse.wsgi.PostResponseMiddleware"
-                    )
-                await running
-            await exchange._ended()
-        except BaseException as error:
-            if not await exchange._ended_by(error):
-                raise
+    async def _pass_on(self, scope: Any, receive: Any, send: Any) -> None:
+        """Handle what is no request, or is one that a middleware further out handles already."""
+        if scope["type"] == "http":
+            await self._step_aside(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await answer_lifespan(self.app, scope, receive, send)
         else:
-            await exchange._finish()
-        finally:
-            current.reset(token)
-            exchange._scope = None
+            await self.app(scope, receive, send)
 
     async def _step_aside(self, scope: Any, receive: Any, send: Any) -> None:
         """Leave the exchange to the outer middleware; lend it our unit of work where it has none."""
@@ -133,6 +128,16 @@ class PostResponseMiddleware:
             if not await outer._open():
                 return
         await self.app(scope, receive, send)
+
+
+def _named(error: BaseException, running: Any) -> BaseException:
+    """Name the likely reason of an *error* from awaiting what an application returned."""
+    if not isinstance(error, TypeError) or running is None or hasattr(running, "__await__"):
+        return error
+    return WrongApplication(
+        f"app: it returned {running!r}, which cannot be awaited, as WSGI applications do; "
+        "use postresponse.wsgi.PostResponseMiddleware"
+    )
 
 
 def _copied(scope: Any) -> dict[str, Any]:

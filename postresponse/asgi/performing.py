@@ -1,29 +1,54 @@
-"""Performing the steps of a settlement on an event loop: awaited, called, or sent to a thread."""
+"""Performing the steps of a settlement on an event loop: called, awaited, or sent to a thread.
+
+What cannot be interrupted is done in place; from the first step on that can, all runs shielded.
+"""
 
 import inspect
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
 from postresponse.core.exchange import Exchange
 from postresponse.core.settlement import Step, Steps
+from postresponse.core.units import Manner
 from postresponse.shielding import shielded, time_limit
 from postresponse.watchdog import within
 
-__all__ = ["drive", "on_thread", "perform"]
+__all__ = ["at_once", "drive", "on_thread", "perform"]
 
 T = TypeVar("T")
 
+AT_ONCE: Final = Manner.AT_ONCE
+
 
 async def perform(exchange: Exchange, steps: Steps[T]) -> T:
-    """Perform all *steps*, whatever is cancelled meanwhile, and return their result; nothing is awaited for none."""
+    """Perform all *steps*, whatever is cancelled meanwhile, and return their result."""
+    done, rest = at_once(steps)
+    return rest if done else await shielded(drive, exchange, steps, rest)
+
+
+def at_once(steps: Steps[Any]) -> tuple[bool, Any]:
+    """Perform *steps* as far as nothing waits: True and their result, or False and the first one that does."""
     try:
         step = next(steps)
+        while True:
+            call, args, manner, limit = step
+            if manner is not None and manner is not AT_ONCE:
+                return False, step
+            try:
+                result = call(*args)
+                if manner is AT_ONCE:
+                    result = _value_of(result)
+            except BaseException as error:  # noqa: BLE001 (handed to the rules)
+                step = steps.throw(error)
+                continue
+            if manner is None and result is not None and inspect.isawaitable(result):
+                return False, (_given, (result,), None, limit)
+            step = steps.send(result)
     except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
-    return await shielded(drive, exchange, steps, step)
+        return True, stop.value
 
 
 async def drive(exchange: Exchange, steps: Steps[T], step: Step) -> T:
@@ -41,16 +66,30 @@ async def drive(exchange: Exchange, steps: Steps[T], step: Step) -> T:
 
 
 async def _do(exchange: Exchange, step: Step) -> Any:
-    if step.of_unit and not inspect.iscoroutinefunction(step.call):
-        result = await on_thread(within, step.limit, step.call, step.args, exchange._unit)
+    call, args, manner, limit = step
+    if manner is Manner.BLOCKS:
+        result = await on_thread(within, limit, call, args, exchange._unit)
     else:
-        result = step.call(*step.args)
+        result = call(*args)
     if not inspect.isawaitable(result):
         return result
-    if step.limit is None:
+    if limit is None:
         return await result
-    async with time_limit(step.limit):
+    async with time_limit(limit):
         return await result
+
+
+def _value_of(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    raise AssertionError(f"{coroutine!r} waits, and its code has no await")
+
+
+def _given(awaitable: Awaitable[T]) -> Awaitable[T]:
+    return awaitable
 
 
 async def on_thread(call: Callable[..., T], *args: Any) -> T:

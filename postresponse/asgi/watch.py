@@ -66,7 +66,8 @@ class Watch:
 
     def stop(self) -> None:
         """Stop reading; for when the response is complete."""
-        self._stop()
+        stop, self._stop = self._stop, _stopped  # a task that was cancelled keeps its frame, which keeps this
+        stop()
 
     @property
     def whole(self) -> bool:
@@ -129,3 +130,7 @@ class Watch:
             arrived.set()
             if not self._over and not body_ended:
                 await self._asked.wait()
+
+
+def _stopped() -> None:
+    pass

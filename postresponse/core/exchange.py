@@ -18,6 +18,7 @@ from postresponse.core.lifecycle import (
 )
 from postresponse.core.policy import CommitPolicy, Head, Verdict, below_400, is_transient, never_ends, verdict_of
 from postresponse.core.settings import Settings, check_callback
+from postresponse.core.units import UnitKind
 from postresponse.exceptions import (
     CommitInDoubt,
     ConfigurationError,
@@ -84,79 +85,45 @@ class Exchange:
     call would change must not have left yet: one that comes too late raises `ResponseStarted`.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_after_commit",
-        "_after_rollback",
-        "_again",
-        "_attempt",
-        "_before_commit",
-        "_began",
-        "_body_sent",
-        "_bytes",
-        "_counted",
-        "_decided",
-        "_declared",
-        "_drained",
-        "_exception",
-        "_failure",
-        "_head_sent",
-        "_headers",
-        "_left",
-        "_moves",
-        "_needs_no_body",
-        "_on_finished",
-        "_on_start",
-        "_policy",
-        "_raised",
-        "_scope",
-        "_settings",
-        "_settled",
-        "_settling",
-        "_state",
-        "_status",
-        "_unit",
-        "_unit_ended",
-        "_unit_state",
-        "_units",
-        "_verdict",
-    )
+    # Defaults live on the class and are set on a request's own only when they change: most requests change few.
+    _attempt = 1
+    _again = False
+    _state = State.PENDING
+    _unit: Any = None
+    _kind: UnitKind | None = None
+    _units: dict[object, Any] | None = None
+    _unit_state = UnitState.NONE
+    _unit_ended = False
+    _verdict: Verdict | None = None
+    _status: int | None = None
+    _headers: list[tuple[str, str]] | None = None
+    _declared: int | None = None
+    _needs_no_body = False
+    _bytes = 0
+    _counted = True
+    _tallied = True
+    _left = False
+    _raised = False
+    _exception: BaseException | None = None
+    _failure: Failure | None = None
+    _drained: bool | None = None
+    _decided: int | None = None
+    _settling: int | None = None
+    _settled: int | None = None
+    _head_sent: int | None = None
+    _body_sent: int | None = None
+    _on_start: list[Callable[["Exchange"], Any]] | None = None
+    _before_commit: list[Callable[[], Any]] | None = None
+    _after_commit: list[Callable[[], Any]] | None = None
+    _after_rollback: list[Callable[[], Any]] | None = None
+    _on_finished: list[Callable[[Outcome], Any]] | None = None
 
     def __init__(self, settings: Settings, scope: Any, began: int) -> None:
         self._settings = settings
         self._scope: Any = scope
         self._began = began
-        self._attempt = 1
-        self._again = False
-        self._state = State.PENDING
-        self._moves = MOVES[settings.point]
-        self._policy: CommitPolicy | None = None
-        self._unit: Any = None
-        self._units: dict[object, Any] | None = None
-        self._unit_state = UnitState.NONE
-        self._unit_ended = False
-        self._verdict: Verdict | None = None
-        self._status: int | None = None
-        self._headers: list[tuple[str, str]] | None = None
-        self._declared: int | None = None
-        self._needs_no_body = False
-        self._bytes = 0
-        self._counted = True
-        self._left = False
-        self._raised = False
-        self._exception: BaseException | None = None
-        self._failure: Failure | None = None
-        self._drained: bool | None = None
-        self._decided: int | None = None
-        self._settling: int | None = None
-        self._settled: int | None = None
-        self._head_sent: int | None = None
-        self._body_sent: int | None = None
-        self._on_start: list[Callable[[Exchange], Any]] | None = None
-        self._before_commit: list[Callable[[], Any]] | None = None
-        self._after_commit: list[Callable[[], Any]] | None = None
-        self._after_rollback: list[Callable[[], Any]] | None = None
-        self._on_finished: list[Callable[[Outcome], Any]] | None = None
+        self._moves = settings.moves
+        self._policy: CommitPolicy | None = settings.fixed_policy
 
     # -- what a handler sees ------------------------------------------------------------------------------------
 
@@ -391,9 +358,10 @@ class Exchange:
             self.on_finished(settings.on_finished)
         self._moves = MOVES[self.policy.point]
 
-    def _begin(self, unit: Any) -> None:
-        self._moves = MOVES[self.policy.point]  # a policy that is none raises, and nothing is begun
-        self._unit = unit
+    def _begin(self, unit: Any, kind: UnitKind) -> None:
+        if self._policy is None:
+            self._moves = MOVES[self.policy.point]  # a policy that is none raises, and nothing is begun
+        self._unit, self._kind = unit, kind
 
     def _read_headers(self) -> list[tuple[str, str]]:
         """Return the headers that the application gave; each protocol writes them its own way."""
@@ -424,7 +392,8 @@ class Exchange:
         return self._advance(Event.BODY)
 
     def _judge(self) -> Verdict:
-        needs_headers = self.policy.commit_if is not below_400
+        policy = self.policy
+        needs_headers = policy.commit_if is not below_400
         head = self._head() if needs_headers or self._status is None else Head(self._status)
         return verdict_of(
             # A response that was refused is no better than an exception: nothing that it stood for may be committed.
@@ -432,7 +401,7 @@ class Exchange:
             wanted=self._verdict,
             active=self._unit.active,
             left=self._left,
-            policy=self.policy,
+            policy=policy,
             head=head,
         )
 
@@ -483,7 +452,7 @@ class Exchange:
             ending=ending,
             unit_of_work=self._unit_state,
             status=self._status,
-            bytes_sent=self._bytes if self._counted else None,
+            bytes_sent=self._bytes if self._counted and self._tallied else None,
             exception=self._exception,
             drained=self._drained,
             attempt=self.attempt,

@@ -313,7 +313,7 @@ class Outcome:
     status: int | None
     """The status that was handed over, or would have been; None if the application gave none."""
     bytes_sent: int | None
-    """Body bytes handed to the server; None where they could not be counted (sendfile)."""
+    """Body bytes handed to the server; None where nothing counts them (sendfile; WSGI without Content-Length)."""
     exception: BaseException | None
     """What the application raised, at whatever time; or the failure that replaced its response."""
     drained: bool | None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
-from postresponse.core.lifecycle import CommitPoint
+from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
 from postresponse.core.policy import CommitPolicy, unknown
 from postresponse.exceptions import ConfigurationError, WrongApplication
 
@@ -24,6 +24,8 @@ class Settings:
         is_async: Whether the middleware speaks ASGI; then callbacks and units of work may be awaitable.
         clock: Monotonic nanoseconds.
         retries: Whether a request may be run again, so that its body has to be recorded.
+        moves: The table of a request that says nothing itself.
+        fixed_policy: The policy of one that says nothing itself, where it does not depend on the request.
     """
 
     is_async: bool
@@ -37,6 +39,8 @@ class Settings:
     on_error: Callable[[Any], Any] | None
     cleanup_timeout: float
     retries: bool
+    moves: dict[State, dict[Event, tuple[State, Action]]]
+    fixed_policy: CommitPolicy | None
 
     @classmethod
     def of(
@@ -96,12 +100,9 @@ class Settings:
             on_error=on_error,
             cleanup_timeout=float(cleanup_timeout),
             retries=policy.retry is not None or choose is not None,
+            moves=MOVES[CommitPoint.AFTER_SEND if unit_of_work is None else policy.point],
+            fixed_policy=None if choose else policy,
         )
-
-    @property
-    def point(self) -> CommitPoint:
-        """The commit point of a request that says nothing itself."""
-        return self.policy.point if self.unit_of_work is not None else CommitPoint.AFTER_SEND
 
 
 def known_options(init: F) -> F:

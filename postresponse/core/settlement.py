@@ -4,47 +4,32 @@ Each function is a generator of `Step`s. A shell performs a step (calls it, awai
 result back, or throws what it raised. The generator's return value is the `Event` for the table.
 """
 
-import inspect
 import logging
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from postresponse.core.exchange import Exchange, Failure, Stage, access, logger
 from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import Event, UnitState
 from postresponse.core.policy import Verdict
-from postresponse.exceptions import (
-    BodyTooLarge,
-    CommitInDoubt,
-    MessageOrderError,
-    UnitOfWorkError,
-    WrongApplication,
-)
+from postresponse.core.units import Manner, UnitKind, kind_of
+from postresponse.exceptions import BodyTooLarge, CommitInDoubt, MessageOrderError, WrongApplication
 
 __all__ = ["Step", "Steps", "finish", "open_unit", "refuse", "run_start_hooks", "settle"]
 
 T = TypeVar("T")
 
 
-class Step(NamedTuple):
-    """One thing to be done by the shell.
-
-    Attributes:
-        call: What to call.
-        args: With what.
-        of_unit: True for a method of the unit of work, which may have to run on a thread; False for a hook.
-        limit: Seconds it may take; None for as long as it takes.
-    """
-
-    call: Callable[..., Any]
-    args: tuple[Any, ...] = ()
-    of_unit: bool = False
-    limit: float | None = None
-
+Step = tuple[Callable[..., Any], tuple[Any, ...], Manner | None, float | None]
+"""One thing to be done by the shell: what to call, with what; for a method of the unit of work in which manner, None
+for a hook; and the seconds that it may take, None for as long as it takes."""
 
 Steps = Generator[Step, Any, T]
 
-_CALLS = ("begin", "commit", "rollback", "close")
+# A member of an enum is dear to look up before Python 3.12, and these are on every request's way.
+SETTLED: Final = Event.SETTLED
+COMMITTED: Final = UnitState.COMMITTED
+COMMIT: Final = Verdict.COMMIT
 
 # What ends a process or a task and is never swallowed; cancellation errors are no `Exception` on any event loop.
 _ERRORS = (Exception, SystemExit)
@@ -52,24 +37,11 @@ _ERRORS = (Exception, SystemExit)
 
 def open_unit(exchange: Exchange) -> Steps[Event | None]:
     """Make the unit of work and begin it; None if the application may run, else what to report instead."""
-    settings = exchange._settings
-    unit = None
     try:
-        assert settings.unit_of_work is not None
-        unit = settings.unit_of_work(exchange)
-        if inspect.iscoroutine(unit):
-            unit.close()
-            raise UnitOfWorkError("unit_of_work: the factory returned a coroutine; open what takes time in begin()")
-        if unit is None:
-            raise UnitOfWorkError("unit_of_work: the factory returned None; it has to return a unit of work")
-        for name in (*_CALLS, "active"):
-            if not hasattr(unit, name):
-                raise UnitOfWorkError(f"unit_of_work: {unit!r} has no {name}; a unit of work needs it")
-        if not settings.is_async and any(inspect.iscoroutinefunction(getattr(unit, name)) for name in _CALLS):
-            raise WrongApplication(f"unit_of_work: {type(unit).__name__} is async and cannot run under WSGI")
-        exchange._begin(unit)
-        if _touched(unit):
-            yield Step(unit.begin, of_unit=True)
+        unit, kind = _made(exchange)
+        exchange._begin(unit, kind)
+        if not kind.lazy or unit.touched:
+            yield unit.begin, (), kind.begin, None
     except _ERRORS as error:
         exchange._fail("begin", error)
         if exchange._unit is not None:
@@ -80,6 +52,17 @@ def open_unit(exchange: Exchange) -> Steps[Event | None]:
         yield from _tell_failure(exchange, "the unit of work could not begin")
         return Event.REFUSED
     return None
+
+
+def _made(exchange: Exchange) -> tuple[Any, UnitKind]:
+    """Let the factory make a unit of work, and check what it made."""
+    settings = exchange._settings
+    assert settings.unit_of_work is not None
+    unit = settings.unit_of_work(exchange)
+    kind = kind_of(unit)
+    if not settings.is_async and kind.is_async:
+        raise WrongApplication(f"unit_of_work: {type(unit).__name__} is async and cannot run under WSGI")
+    return unit, kind
 
 
 def run_start_hooks(exchange: Exchange) -> Steps[bool]:
@@ -95,7 +78,7 @@ def _run_start_hooks(exchange: Exchange) -> Steps[bool]:
     hooks, exchange._on_start = exchange._on_start, None
     try:
         for hook in reversed(hooks or ()):
-            yield Step(hook, (exchange,))
+            yield hook, (exchange,), None, None
         if exchange._headers is not None:
             check_headers(exchange._headers)
     except _ERRORS as error:
@@ -106,17 +89,19 @@ def _run_start_hooks(exchange: Exchange) -> Steps[bool]:
 
 def settle(exchange: Exchange) -> Steps[Event]:
     """End the unit of work by the rules, its hooks around it, its connection released."""
-    if not (yield from _run_start_hooks(exchange)):
+    if (exchange._on_start is not None or exchange._headers is not None) and not (
+        yield from _run_start_hooks(exchange)
+    ):
         return (yield from _refused(exchange, "an on_start hook failed"))
     if exchange._unit is None:
-        return Event.SETTLED
+        return SETTLED
     exchange._settling = exchange._settings.clock()
     try:
         verdict = exchange._judge()
     except _ERRORS as error:
         exchange._fail("commit_if", error)
         return (yield from _refused(exchange, "commit_if failed"))
-    if verdict is Verdict.COMMIT:
+    if verdict is COMMIT:
         return (yield from _commit(exchange))
     if verdict is Verdict.ROLL_BACK:
         logger.debug("%s: rolled back, status %s", exchange.route, exchange._status)
@@ -125,7 +110,7 @@ def settle(exchange: Exchange) -> Steps[Event]:
     if verdict is Verdict.ROLL_BACK and _runs_again(exchange):
         return Event.AGAIN
     yield from _after(exchange)
-    return Event.SETTLED
+    return SETTLED
 
 
 def refuse(exchange: Exchange, event: Event) -> Steps[Event]:
@@ -157,15 +142,16 @@ def _refused(exchange: Exchange, what: str) -> Steps[Event]:
 
 
 def _commit(exchange: Exchange) -> Steps[Event]:
-    unit = exchange._unit
+    unit, kind = exchange._unit, exchange._kind
+    assert kind is not None
     stage: Stage = "before_commit"
     try:
         for hook in exchange._before_commit or ():
-            yield Step(hook)
+            yield hook, (), None, None
         stage = "commit"
-        if _touched(unit):
-            yield Step(unit.commit, of_unit=True)
-        exchange._unit_state = UnitState.COMMITTED
+        if not kind.lazy or unit.touched:
+            yield unit.commit, (), kind.commit, None
+        exchange._unit_state = COMMITTED
     except GeneratorExit:
         raise
     except BaseException as error:
@@ -181,8 +167,9 @@ def _commit(exchange: Exchange) -> Steps[Event]:
             raise
         return Event.REFUSED
     yield from _close(exchange)
-    yield from _after(exchange)
-    return Event.SETTLED
+    if exchange._after_commit is not None:
+        yield from _after(exchange)
+    return SETTLED
 
 
 def _runs_again(exchange: Exchange) -> bool:
@@ -199,20 +186,24 @@ def _runs_again(exchange: Exchange) -> bool:
 def _roll_back(exchange: Exchange) -> Steps[None]:
     """Roll back; a connection that does not is given up, and its server ends the transaction."""
     exchange._unit_state = UnitState.ROLLED_BACK
-    if _touched(exchange._unit):
-        yield from _clean_up(exchange, exchange._unit.rollback, "roll back")
+    unit, kind = exchange._unit, exchange._kind
+    assert kind is not None
+    if not kind.lazy or unit.touched:
+        yield from _clean_up(exchange, unit.rollback, kind.rollback, "roll back")
 
 
 def _close(exchange: Exchange) -> Steps[None]:
     exchange._unit_ended = True
-    if _touched(exchange._unit):
-        yield from _clean_up(exchange, exchange._unit.close, "close")
+    unit, kind = exchange._unit, exchange._kind
+    assert kind is not None
+    if not kind.lazy or unit.touched:
+        yield from _clean_up(exchange, unit.close, kind.close, "close")
     exchange._settled = exchange._settings.clock()
 
 
-def _clean_up(exchange: Exchange, call: Callable[[], Any], what: str) -> Steps[None]:
+def _clean_up(exchange: Exchange, call: Callable[[], Any], manner: Manner, what: str) -> Steps[None]:
     try:
-        yield Step(call, of_unit=True, limit=exchange._settings.cleanup_timeout)
+        yield call, (), manner, exchange._settings.cleanup_timeout
     except GeneratorExit:
         raise
     except BaseException as error:
@@ -223,11 +214,11 @@ def _clean_up(exchange: Exchange, call: Callable[[], Any], what: str) -> Steps[N
 
 
 def _give_up(exchange: Exchange) -> Steps[None]:
-    give_up = getattr(exchange._unit, "invalidate", None)
-    if give_up is None:
+    give_up, kind = getattr(exchange._unit, "invalidate", None), exchange._kind
+    if give_up is None or kind is None:
         return
     try:
-        yield Step(give_up, of_unit=True, limit=exchange._settings.cleanup_timeout)
+        yield give_up, (), kind.invalidate, exchange._settings.cleanup_timeout
     except _ERRORS as error:
         logger.error("%s: its connection could not be given up either", exchange.route, exc_info=error)
 
@@ -261,7 +252,7 @@ def finish(exchange: Exchange) -> Steps[None]:
 
 def _end_unit(exchange: Exchange) -> Steps[None]:
     if exchange._unit_ended:
-        if getattr(exchange._unit, "touched", False):
+        if exchange._kind is not None and exchange._kind.lazy and exchange._unit.touched:
             yield from _end_late_use(exchange)
         return
     try:
@@ -305,8 +296,10 @@ def _end_late_use(exchange: Exchange) -> Steps[None]:
             "Write before the response starts, or commit buffered or after_send",
             exchange.route,
         )
-    yield from _clean_up(exchange, exchange._unit.rollback, "roll back its late use")
-    yield from _clean_up(exchange, exchange._unit.close, "close after its late use")
+    unit, kind = exchange._unit, exchange._kind
+    assert kind is not None
+    yield from _clean_up(exchange, unit.rollback, kind.rollback, "roll back its late use")
+    yield from _clean_up(exchange, unit.close, kind.close, "close after its late use")
 
 
 def _tell_failure(exchange: Exchange, what: str, callback: Callable[[Failure], Any] | None = None) -> Steps[None]:
@@ -322,7 +315,7 @@ def _tell(exchange: Exchange, failure: Failure, callback: Callable[[Failure], An
     callback = callback or (exchange._settings.on_error if failure.stage != "commit" else None)
     if callback is not None:
         try:
-            yield Step(callback, (failure,))
+            yield callback, (failure,), None, None
         except _ERRORS as error:
             logger.error("%s: %r failed", exchange.route, callback, exc_info=error)
 
@@ -332,7 +325,7 @@ def _run_all(exchange: Exchange, stage: Stage, hooks: list[Any] | None, args: tu
     passing: BaseException | None = None
     for hook in hooks or ():
         try:
-            yield Step(hook, args)
+            yield hook, args, None, None
         except _ERRORS as error:
             logger.error("%s: the %s hook %r failed", exchange.route, stage, hook, exc_info=error)
             yield from _tell(exchange, Failure(exchange, stage, error, transient=False))
@@ -342,7 +335,3 @@ def _run_all(exchange: Exchange, stage: Stage, hooks: list[Any] | None, args: tu
             passing = passing or error
     if passing is not None:
         raise passing
-
-
-def _touched(unit: Any) -> bool:
-    return bool(getattr(unit, "touched", True))

@@ -8,23 +8,26 @@ decided inside the application call, because some servers fix status and headers
 import inspect
 import itertools
 import logging
+import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from time import monotonic_ns
 from typing import Any, Final, TypeVar
 
 from postresponse.core.current import current
 from postresponse.core.exchange import KEY, Exchange, Failure
 from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
-from postresponse.core.settings import Settings
+from postresponse.core.policy import Retry
 from postresponse.core.settlement import Step, Steps, finish, open_unit, refuse, run_start_hooks, settle
 from postresponse.drained import socket_drained
 from postresponse.error_response import ErrorResponse, default_error_response, wsgi_response
 from postresponse.exceptions import ResponseReplaced, WrongApplication
 from postresponse.held import HeldBody
 from postresponse.watchdog import within
+from postresponse.wsgi.body import body_of
 from postresponse.wsgi.recorded_input import RecordedInput
 
 __all__ = ["WSGIExchange"]
@@ -34,40 +37,49 @@ T = TypeVar("T")
 logger: Final = logging.getLogger("postresponse")
 
 
+# A member of an enum is dear to look up before Python 3.12, and these are on every request's way.
+PENDING: Final = State.PENDING
+DECIDED: Final = State.DECIDED
+SENDING: Final = State.SENDING
+OVER: Final = State.OVER
+BODY: Final = Event.BODY
+FINAL: Final = Event.FINAL
+HANDED: Final = Event.HANDED
+TAKEN: Final = Event.TAKEN
+RETURNED: Final = Event.RETURNED
+OBSERVED: Final = MOVES[CommitPoint.AFTER_SEND]
+AT_HEAD: Final = MOVES[CommitPoint.HEAD]
+
+
 class WSGIExchange(Exchange):
     """An exchange, and how it speaks WSGI with the application inside and the server outside."""
 
-    __slots__ = (
-        "_asked",
-        "_content_type",
-        "_given",
-        "_held",
-        "_inner",
-        "_recorded",
-        "_replacement",
-        "_server_start_response",
-        "_server_write",
-    )
-
-    def __init__(self, settings: Settings, environ: dict[str, Any], start_response: Any) -> None:
-        super().__init__(settings, environ, time.monotonic_ns())
-        self._server_start_response = start_response
-        self._server_write: Callable[[bytes], object] | None = None
-        self._given: tuple[str, list[tuple[str, str]]] = ("", [])
-        self._held: HeldBody | None = None
-        self._inner: Any = None
-        self._recorded: RecordedInput | None = None
-        self._replacement: Iterable[bytes] = ()
-        self._asked = False
-        self._content_type = ""
+    _server_start_response: Any
+    _server_write: Callable[[bytes], object] | None = None
+    _given: tuple[str, list[tuple[str, str]]] = ("", [])
+    _held: HeldBody | None = None
+    _inner: Any = None
+    _recorded: RecordedInput | None = None
+    _replacement: Iterable[bytes] = ()
+    _pause: Retry | None = None
+    _asked = False
+    _content_type = ""
 
     # -- what the application calls -----------------------------------------------------------------------------
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """The `start_response` that the application gets."""
-        if self._state <= State.DECIDED and self._moves is not MOVES[CommitPoint.AFTER_SEND]:
+        if self._state is PENDING and self._moves is OBSERVED and self._on_start is None:
+            # The table's way, PENDING to SENDING, with nothing to be done on it.
+            self._take_head(status, headers)
+            self._state = SENDING
+            self._head_sent = self._decided
+            arguments = (status, headers) if exc_info is None else (status, headers, exc_info)
+            self._server_write = write = self._server_start_response(*arguments)
+            return None if write is None else self.write
+        if self._state <= DECIDED and self._moves is not OBSERVED:
             check_headers([("status", status), *headers])
-        again = exc_info is not None and self._state is not State.PENDING
+        again = exc_info is not None and self._state is not PENDING
         action = self._advance(Event.RESTART if again else Event.START)
         if action is Action.FORWARD:
             self._server_write = self._server_start_response(status, headers, exc_info)
@@ -83,7 +95,7 @@ class WSGIExchange(Exchange):
             return self.write
         self._release(exc_info=exc_info)
         # Some servers have no `write`, and the application is told so.
-        return None if self._server_write is None and self._state is State.SENDING else self.write
+        return None if self._server_write is None and self._state is SENDING else self.write
 
     def write(self, data: bytes) -> None:
         """The legacy `write` that the application gets."""
@@ -99,33 +111,31 @@ class WSGIExchange(Exchange):
     # -- from calls to events -----------------------------------------------------------------------------------
 
     def _take_head(self, status: str, headers: list[tuple[str, str]]) -> None:
-        self._decided = time.monotonic_ns()
+        self._decided = monotonic_ns()
         self._given = (status, headers)
-        self._headers = self._declared = None
+        if self._headers is not None or self._declared is not None:  # those of a head before
+            self._headers = self._declared = None
         self._content_type = ""
         self._status = code = int(status[:3])
         for name, value in headers:
-            lowered = name.lower()
-            if lowered == "content-length" and value.isdigit():
+            if len(name) == 14 and name.lower() == "content-length" and value.isdigit():
                 self._declared = int(value)
-            elif lowered == "content-type":
+            elif len(name) == 12 and name.lower() == "content-type":
                 self._content_type = value
-        self._needs_no_body = code in (204, 304) or code < 200 or self._scope["REQUEST_METHOD"] == "HEAD"
+        if code in (204, 304) or code < 200 or self._scope["REQUEST_METHOD"] == "HEAD":
+            self._needs_no_body = True
+        elif self._needs_no_body:
+            self._needs_no_body = False
 
     def _take(self, body: Any) -> Iterable[bytes]:
         """Take what the application returned, and return what the server gets."""
-        if inspect.iscoroutine(body):
-            body.close()
-            raise WrongApplication(
-                "app: it returned a coroutine, as ASGI applications do; use postresponse.asgi.PostResponseMiddleware"
-            )
-        if not isinstance(body, Iterable) and not hasattr(body, "__getitem__"):
-            raise WrongApplication(f"app: expected an iterable of bytes from the application, found {body!r}")
+        if not isinstance(body, list):
+            _check_body(body)
         self._inner = body
         if self._state is State.REPLACED:
             return self._replaced()
-        if self._moves is MOVES[CommitPoint.AFTER_SEND] or self._state is State.SENDING:
-            if self._state is State.DECIDED and not self._reach(Event.BODY):
+        if self._moves is OBSERVED or self._state is SENDING:
+            if self._state is DECIDED and not self._reach(Event.BODY):
                 return self._replaced()
             return self._passed(body, body)
         try:
@@ -141,10 +151,8 @@ class WSGIExchange(Exchange):
         """Bring the response to its decision inside the call, and return what follows its head."""
         if self._is_file(body):
             return self._passed(body, body) if self._reach(Event.FINAL) else self._replaced()
-        if isinstance(body, list | tuple) and self._moves is MOVES[CommitPoint.HEAD]:
-            return (
-                self._passed(body, body) if self._reach(Event.BODY if any(body) else Event.FINAL) else self._replaced()
-            )
+        if isinstance(body, list | tuple) and self._moves is AT_HEAD:
+            return self._passed(body, body) if self._reach(BODY if any(body) else FINAL) else self._replaced()
         chunks = iter(body)
         for chunk in chunks:
             # An empty chunk says nothing, and some servers send the head on one.
@@ -209,10 +217,15 @@ class WSGIExchange(Exchange):
         if final and self._moves is MOVES[CommitPoint.BUFFERED]:
             headers = self._with_length(headers)
         self._advance(Event.HANDED)
-        self._head_sent = time.monotonic_ns()
+        self._head_sent = monotonic_ns()
         arguments = (status, headers) if exc_info is None else (status, headers, exc_info)
         self._server_write = self._server_start_response(*arguments)
         return True
+
+    @property
+    def _passes_through(self) -> bool:
+        """Whether nothing of the body was written or held before, which is counted."""
+        return self._held is None and not self._bytes
 
     def _with_length(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """Add Content-Length to a body that is held whole, unless it needs none or is a file."""
@@ -228,16 +241,14 @@ class WSGIExchange(Exchange):
 
     def _passed(self, body: Any, rest: Any) -> Iterable[bytes]:
         """Return what the server iterates: what is held, then *rest*; its end and its `close` are seen."""
-        if self._held is None and self._is_file(body):
-            return self._watched_file(body)
-        chunks: Iterator[bytes]
-        if self._held is None:
-            length = len(body) if rest is body and hasattr(body, "__len__") else None
-            chunks = iter(rest)
-        else:
+        if self._held is not None:
             length = self._held.chunks if rest == () and not self._held.spilled else None
-            chunks = itertools.chain(self._held.take(), rest)
-        return _Body(self, chunks) if length is None else _SizedBody(self, chunks, length)
+            return body_of(self, body, itertools.chain(self._held.take(), rest), length)
+        if isinstance(body, list) and rest is body:
+            return body_of(self, body, body, len(body))
+        if self._is_file(body):
+            return self._watched_file(body)
+        return body_of(self, body, rest, len(body) if rest is body and hasattr(body, "__len__") else None)
 
     def _is_file(self, body: Any) -> bool:
         wrapper = self._scope.get("wsgi.file_wrapper")
@@ -257,7 +268,7 @@ class WSGIExchange(Exchange):
         try:
             body.close = watched
         except AttributeError:
-            return _Body(self, iter(body))
+            return body_of(self, body, body, None)
         self._counted = False
         return body  # type: ignore[no-any-return]
 
@@ -273,10 +284,10 @@ class WSGIExchange(Exchange):
         self._needs_no_body, self._counted, self._bytes = is_head, True, 0
         headers = [*response.headers, ("content-length", str(len(response.body)))]
         self._advance(Event.TAKEN)
-        self._head_sent = time.monotonic_ns()
+        self._head_sent = monotonic_ns()
         self._server_start_response(_status_line(response.status), headers)
         body = [] if is_head else [response.body]
-        self._replacement = _SizedBody(self, iter(body), len(body))
+        self._replacement = body_of(self, body, body, len(body))
 
     def _replaced(self) -> Iterable[bytes]:
         """Return the body of the error response, and let it go: it holds this exchange."""
@@ -300,6 +311,8 @@ class WSGIExchange(Exchange):
     # -- the unit of work ---------------------------------------------------------------------------------------
 
     def _open(self) -> bool:
+        if self._pause is not None:
+            time.sleep(self._pause.pause(self._attempt - 1, random.random()))
         refused = self._perform(open_unit(self))
         if refused is None:
             if self._settings.retries and self._recorded is None:
@@ -311,12 +324,17 @@ class WSGIExchange(Exchange):
         self._replace()
         return False
 
-    def _succeed(self, failed: "WSGIExchange") -> None:
-        """Be the attempt that follows *failed*: the request is given from its start."""
-        self._attempt = failed._attempt + 1
-        if failed._recorded is not None:
-            self._recorded = self._scope["wsgi.input"] = failed._recorded
+    def _following(self, environ: dict[str, Any]) -> "WSGIExchange":
+        """Return the attempt that follows this one: the request is given from its start."""
+        following = type(self)(self._settings, environ, monotonic_ns())
+        following._server_start_response = self._server_start_response
+        following._attempt = self._attempt + 1
+        assert self._policy is not None
+        following._pause = self._policy.retry
+        if self._recorded is not None:
+            following._recorded = environ["wsgi.input"] = self._recorded
             self._recorded.rewind()
+        return following
 
     def _replayable(self) -> bool:
         return self._recorded is None or self._recorded.whole
@@ -335,12 +353,13 @@ class WSGIExchange(Exchange):
             return stop.value  # type: ignore[no-any-return]
 
     def _do(self, step: Step) -> Any:
-        if step.of_unit:
-            return within(step.limit, step.call, step.args, self._unit)
-        result = step.call(*step.args)
+        call, args, manner, limit = step
+        if manner is not None:
+            return call(*args) if limit is None else within(limit, call, args, self._unit)
+        result = call(*args)
         if inspect.iscoroutine(result):
             result.close()
-            raise WrongApplication(f"{step.call!r} returned a coroutine, and there is no event loop under WSGI")
+            raise WrongApplication(f"{call!r} returned a coroutine, and there is no event loop under WSGI")
         return result
 
     # -- how it ends --------------------------------------------------------------------------------------------
@@ -366,7 +385,7 @@ class WSGIExchange(Exchange):
 
     def _closed(self, flight: BaseException | None, close: Callable[[], object] | None) -> None:
         """The server closed the body, with the exception *flight* under way if it failed to send it."""
-        if self._state is State.OVER:
+        if self._state is OVER:
             if close is not None:
                 close()
             return
@@ -380,17 +399,17 @@ class WSGIExchange(Exchange):
             if not self._ended_by(error):
                 raise
         else:
-            self._advance(Event.RETURNED)
+            self._advance(RETURNED)
             self._finish()
 
     def _judge_close(self, flight: BaseException | None) -> None:
         if flight is not None and not isinstance(flight, GeneratorExit):
             self._left, self._exception = True, self._exception or flight
         elif self._asked or self._needs_no_body:
-            if self._state is State.SENDING:
-                self._advance(Event.FINAL)
-                self._advance(Event.TAKEN)
-            self._body_sent = time.monotonic_ns()
+            if self._state is SENDING:
+                self._advance(FINAL)
+                self._advance(TAKEN)
+            self._body_sent = monotonic_ns()
             if self._reported():
                 self._drained = socket_drained(self._scope)
         elif self._counted and (self._declared is None or self._bytes < self._declared):
@@ -416,61 +435,19 @@ class WSGIExchange(Exchange):
             self._scope = self._exception = self._failure = None
 
 
-class _Body:
-    """What the server iterates and closes."""
-
-    __slots__ = ("_exchange", "_next")
-
-    def __init__(self, exchange: WSGIExchange, chunks: Iterator[bytes]) -> None:
-        self._exchange: WSGIExchange | None = exchange
-        self._next = chunks.__next__
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        exchange = self._exchange
-        if exchange is None:
-            raise StopIteration
-        try:
-            chunk = self._next()
-        except StopIteration:
-            exchange._asked = True
-            raise
-        except BaseException as error:
-            exchange._ended_by(error)
-            raise
-        exchange._bytes += len(chunk)
-        return chunk
-
-    def close(self) -> None:
-        self._end(sys.exc_info()[1])
-
-    def __del__(self) -> None:
-        # One bridge never calls close() (asgiref's WsgiToAsgi): better late than never.
-        self._end(None)
-
-    def _end(self, flight: BaseException | None) -> None:
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange._closed(flight, exchange._close_inner)
-
-
-class _SizedBody(_Body):
-    """One whose number of chunks is known: some servers derive Content-Length from a single one."""
-
-    __slots__ = ("_length",)
-
-    def __init__(self, exchange: WSGIExchange, chunks: Iterator[bytes], length: int) -> None:
-        super().__init__(exchange, chunks)
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length
-
-
 def _status_line(code: int) -> str:
     try:
         return f"{code} {HTTPStatus(code).phrase}"
     except ValueError:
         return f"{code} Unknown"
+
+
+def _check_body(body: Any) -> None:
+    """Refuse what no WSGI application returns."""
+    if inspect.iscoroutine(body):
+        body.close()
+        raise WrongApplication(
+            "app: it returned a coroutine, as ASGI applications do; use postresponse.asgi.PostResponseMiddleware"
+        )
+    if not isinstance(body, Iterable) and not hasattr(body, "__getitem__"):
+        raise WrongApplication(f"app: expected an iterable of bytes from the application, found {body!r}")

@@ -1,14 +1,13 @@
 """The middleware for WSGI applications."""
 
-import random
-import time
 from collections.abc import Callable, Iterable
+from time import monotonic_ns
 from typing import Any, Literal
 
 from postresponse.core.current import current
 from postresponse.core.exchange import KEY, Exchange, Failure
 from postresponse.core.lifecycle import Outcome, State
-from postresponse.core.policy import CommitPolicy, Retry
+from postresponse.core.policy import CommitPolicy
 from postresponse.core.settings import Settings, check_application, known_options
 from postresponse.typing import UnitOfWork, WSGIApplication
 from postresponse.wsgi.exchange import WSGIExchange
@@ -63,7 +62,7 @@ class PostResponseMiddleware:
         self.app = app
         self._settings = Settings.of(
             is_async=False,
-            clock=time.monotonic_ns,
+            clock=monotonic_ns,
             unit_of_work=unit_of_work,
             commit=commit,
             error_response=error_response,
@@ -77,33 +76,25 @@ class PostResponseMiddleware:
         """Handle one request (PEP 3333)."""
         if KEY in environ:
             return self._step_aside(environ, start_response)
-        if not self._settings.retries:
-            return self._run(WSGIExchange(self._settings, environ, start_response))
-        exchange = WSGIExchange(self._settings, environ.copy(), start_response)
-        body = self._run(exchange)
-        while exchange._again:
-            failed, exchange = exchange, WSGIExchange(self._settings, environ.copy(), start_response)
-            exchange._succeed(failed)
-            body = self._run(exchange, failed.policy.retry)
-        return body
-
-    def _run(self, exchange: WSGIExchange, retry: Retry | None = None) -> Iterable[bytes]:
-        environ = exchange.scope
-        environ[KEY] = exchange
-        current.set(exchange)
-        try:
-            if retry is not None:
-                time.sleep(retry.pause(exchange.attempt - 1, random.random()))
-            if self._settings.unit_of_work is not None and not exchange._open():
-                return exchange._replaced()
-            return exchange._take(self.app(environ, exchange.start_response))
-        except BaseException as error:
-            if exchange._state is State.REPLACED and exchange._swallows(error):
-                return exchange._replaced()  # which has still to be sent
-            exchange._ended_by(error)
-            if exchange._again:
-                return ()
-            raise
+        settings = self._settings
+        given = environ if not settings.retries else environ.copy()
+        exchange = WSGIExchange(settings, given, monotonic_ns())
+        exchange._server_start_response = start_response
+        while True:
+            given[KEY] = exchange
+            current.set(exchange)
+            try:
+                if settings.unit_of_work is not None and not exchange._open():
+                    return exchange._replaced()
+                return exchange._take(self.app(given, exchange.start_response))
+            except BaseException as error:
+                if exchange._state is State.REPLACED and exchange._swallows(error):
+                    return exchange._replaced()  # which has still to be sent
+                exchange._ended_by(error)
+                if not exchange._again:
+                    raise
+            given = environ.copy()
+            exchange = exchange._following(given)
 
     def _step_aside(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Leave the exchange to the outer middleware; lend it our unit of work where it has none."""

@@ -41,7 +41,8 @@ def perform(steps: Steps[Any]) -> Any:
         step = next(steps)
         while True:
             try:
-                result = step.call(*step.args)
+                call, args, _, _ = step
+                result = call(*args)
             except BaseException as error:
                 step = steps.throw(error)
             else:

@@ -40,7 +40,6 @@ DEEP: Final = {CommitPoint.HEAD: 8, CommitPoint.BUFFERED: 8, CommitPoint.AFTER_S
 """Events of an order where one thing fails or none; without a settlement before the head, an order is one shorter."""
 POINTS: Final = {id(table): point for point, table in MOVES.items()}
 HOOKS: Final = ("on_start", "before_commit", "after_commit", "after_rollback", "on_finished")
-SLOTS: Final = [name for name in Exchange.__slots__ if name != "__weakref__"]
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,7 @@ class Walk:
     def fork(self) -> "Walk":
         """Copy everything that a further event may change."""
         exchange = Exchange.__new__(Exchange)
-        for name in SLOTS:
-            setattr(exchange, name, getattr(self.exchange, name))
+        vars(exchange).update(vars(self.exchange))
         twin = Walk(self.plan, self.settings, exchange)
         twin.order, twin.log, twin.outcomes = self.order, self.log.copy(), self.outcomes.copy()
         twin.held, twin.answer, twin.passing, twin.moves = self.held, self.answer, self.passing, self.moves

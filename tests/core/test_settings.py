@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from postresponse import CommitPolicy
-from postresponse.core.lifecycle import CommitPoint
+from postresponse.core.lifecycle import MOVES, CommitPoint
 from postresponse.core.settings import check_application, check_callback, known_options
 from postresponse.exceptions import ConfigurationError, WrongApplication
 from tests.core.exchanges import settings_of
@@ -11,9 +11,9 @@ from tests.fakes import FakeUnits
 
 
 def test_without_a_unit_of_work_the_commit_point_is_after_the_response() -> None:
-    assert settings_of().point is CommitPoint.AFTER_SEND
-    assert settings_of(unit_of_work=FakeUnits()).point is CommitPoint.HEAD
-    assert settings_of(unit_of_work=FakeUnits(), commit="buffered").point is CommitPoint.BUFFERED
+    assert settings_of().moves is MOVES[CommitPoint.AFTER_SEND]
+    assert settings_of(unit_of_work=FakeUnits()).moves is MOVES[CommitPoint.HEAD]
+    assert settings_of(unit_of_work=FakeUnits(), commit="buffered").moves is MOVES[CommitPoint.BUFFERED]
 
 
 def test_a_function_as_commit_chooses_for_each_request() -> None:

@@ -207,7 +207,7 @@ def test_every_step_of_a_settlement_can_be_its_last() -> None:
         steps = finish(exchange)
         for _ in range(number):
             if (step := next(steps, None)) is not None:
-                step.call(*step.args)
+                step[0](*step[1])
         steps.close()
         assert next(steps, None) is None
 

@@ -1,0 +1,143 @@
+"""What the server iterates and closes: the application's body, its end, its errors and its `close` seen.
+
+Python looks at each part only where it has to: to count the bytes against Content-Length, or because the body is an
+iterator whose errors could not be told from the server's own. All else passes at C speed, with a mark behind it.
+"""
+
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
+from types import GeneratorType
+from typing import Any, Protocol
+
+__all__ = ["body_of"]
+
+
+class Watching(Protocol):
+    """The exchange, as a body sees it."""
+
+    _asked: bool
+    _bytes: int
+    _tallied: bool
+    _passes_through: bool
+    _declared: int | None
+
+    def _ended_by(self, error: BaseException) -> bool: ...
+
+    def _closed(self, flight: BaseException | None, close: Any) -> None: ...
+
+    def _close_inner(self) -> None: ...
+
+
+def body_of(exchange: Watching, source: Any, chunks: Iterable[bytes], length: int | None) -> "Body":
+    """Return what the server iterates.
+
+    Args:
+        exchange: Is told of the end, of errors and of `close`.
+        source: What the application returned.
+        chunks: What is left of it, and what is held before that.
+        length: The number of parts, where it is known: some servers derive Content-Length from a single one.
+    """
+    return Body(exchange, source, chunks) if length is None else SizedBody(exchange, source, chunks, length)
+
+
+class Body:
+    """An iterable with `close`, and no generator: a server may close it before the first part, or ask twice."""
+
+    __slots__ = ("_chunks", "_exchange", "_iterator", "_source")
+
+    def __init__(self, exchange: Watching, source: Any, chunks: Iterable[bytes]) -> None:
+        self._exchange: Watching | None = exchange
+        self._source = source
+        self._chunks = chunks
+        self._iterator: Iterator[bytes] | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        exchange, iterator = self._exchange, self._iterator
+        if iterator is None:
+            if exchange is None:
+                return iter(())
+            if exchange._declared is None and exchange._passes_through and type(self._source) in _PLAIN:
+                exchange._tallied = False
+                iterator = itertools.chain(self._chunks, _Mark(self))
+            else:
+                iterator = _counted(self, exchange, self._chunks)
+            self._iterator = iterator
+        return iterator
+
+    def close(self) -> None:
+        """Tell the exchange that the server takes no more."""
+        self._end(sys.exc_info()[1])
+
+    def __del__(self) -> None:
+        # One bridge never calls close() (asgiref's WsgiToAsgi): better late than never.
+        self._end(None)
+
+    def _end(self, flight: BaseException | None) -> None:
+        exchange, iterator, source = self._exchange, self._iterator, self._source
+        self._exchange = self._iterator = self._source = None
+        self._chunks = ()
+        if exchange is None:
+            return
+        if type(iterator) is GeneratorType:
+            iterator.close()  # and the bytes are counted
+        elif type(source) is GeneratorType and source.gi_frame is None and not exchange._asked:
+            # It ended, and not by its end: the error in flight is its own, and not the server's.
+            exchange._ended_by(flight or RuntimeError("the body's iterator raised"))
+        exchange._closed(flight, exchange._close_inner)
+
+
+class SizedBody(Body):
+    """One whose number of parts is known."""
+
+    __slots__ = ("_length",)
+
+    def __init__(self, exchange: Watching, source: Any, chunks: Iterable[bytes], length: int) -> None:
+        self._exchange = exchange
+        self._source = source
+        self._chunks = chunks
+        self._iterator = None
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+
+_PLAIN = (list, tuple, GeneratorType)
+"""What raises no error of its own, or shows that it did."""
+
+
+class _Mark:
+    """Stands behind the last part, and notes that the server asked for more."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        exchange = self._body._exchange
+        if exchange is not None:
+            exchange._asked = True
+        raise StopIteration
+
+
+def _counted(body: Body, exchange: Watching, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Give *chunks*, and count their bytes; holds *body*, which nobody else may hold while it is iterated."""
+    size = exchange._bytes
+    try:
+        for chunk in chunks:
+            size += len(chunk)
+            yield chunk
+        exchange._asked = True
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        exchange._bytes = size
+        exchange._ended_by(error)
+        raise
+    finally:
+        exchange._bytes = size
