@@ -4,7 +4,9 @@
 exists per message of a stream. What a client's leaving means is in `watch.py`; what follows from it, in the core.
 """
 
+import functools
 import inspect
+import itertools
 import logging
 import math
 import os
@@ -57,6 +59,7 @@ BRIEF: Final = 1_000_000
 # A member of an enum is dear to look up before Python 3.12, and these are on every request's way.
 PENDING: Final = State.PENDING
 SENDING: Final = State.SENDING
+ENDING: Final = State.ENDING
 SENT: Final = State.SENT
 OVER: Final = State.OVER
 FINAL: Final = Event.FINAL
@@ -65,6 +68,7 @@ TAKEN: Final = Event.TAKEN
 RETURNED: Final = Event.RETURNED
 SETTLE: Final = Action.SETTLE
 RELEASE: Final = Action.RELEASE
+HOLD: Final = Action.HOLD
 OBSERVED: Final = MOVES[CommitPoint.AFTER_SEND]
 BUFFERED: Final = MOVES[CommitPoint.BUFFERED]
 
@@ -100,8 +104,12 @@ class ASGIExchange(Exchange):
                     return self._server_send(message)
             except KeyError:
                 pass
-        elif message["type"] == START and self._moves is OBSERVED and self._state is PENDING and not self._on_start:
-            # The table's way, PENDING to SENDING, with nothing to be done on it.
+        elif message["type"] == BODY:
+            return self._send_body(message)
+        elif message["type"] == START:
+            if self._state is not PENDING or self._moves is not OBSERVED or self._on_start is not None:
+                return self._take_head(message)
+            # Nothing is withheld: the table's way from PENDING to SENDING.
             self._state = SENDING
             self._start = message
             self._status = message["status"]
@@ -110,6 +118,35 @@ class ASGIExchange(Exchange):
                 self._begin_watch(since=self._began)
             return self._server_send(message)
         return self._send(message)
+
+    async def _send_body(self, message: Any) -> None:
+        body = message.get("body", b"")
+        if (
+            self._state is not SENDING
+            or message.get("more_body", False)
+            or len(body) > BARRIER
+            or self._watch is not None
+            or self._receiving
+            or (self._unit is not None and not self._unit_ended)
+            or self._has_trailers()
+        ):
+            await self._send(message)
+            return
+        # The whole body, small, and nothing to be looked at or done behind it: the table's way from SENDING to SENT.
+        self._bytes += len(body)
+        self._state = ENDING
+        try:
+            await self._server_send(message)
+        except OSError:
+            self._left = True
+            raise
+        finally:
+            if self._end_taken is not None:
+                self._end_taken.set()
+        self._state = SENT
+        self._body_sent = monotonic_ns()
+        if self._on_finished is not None or self._settings.on_finished is not None:
+            self._drained = transport_drained(self._server_send)
 
     async def receive(self) -> Any:
         """The `receive` that the application gets."""
@@ -161,7 +198,7 @@ class ASGIExchange(Exchange):
 
     async def _take_head(self, message: Any) -> None:
         if self._state is PENDING and self._moves is not OBSERVED:
-            _check_head(message)
+            message = _checked_head(message)
         action = self._advance(Event.START)
         if action is Action.DROP:
             return
@@ -175,8 +212,12 @@ class ASGIExchange(Exchange):
         self._status = message["status"]
         if now - self._began > QUICK:
             self._begin_watch(since=self._began)
-        if action is Action.HOLD:
-            if self._streams(_content_type(message)):
+        if action is HOLD:
+            content_type = ""
+            for name, value in message.get("headers", ()):
+                if name == b"content-type":
+                    content_type = _decoded(value)
+            if self._streams(content_type):
                 # A client of server-sent events waits for the head, and the first event may be long in coming.
                 await self._may_leave(self._advance(Event.ENDLESS), Event.ENDLESS, None)
         else:
@@ -194,7 +235,7 @@ class ASGIExchange(Exchange):
 
     async def _may_leave(self, action: Action, event: Event, message: Any) -> Any:
         """Carry *action* out, and return the message that may follow a head that has left, or None."""
-        if action is Action.HOLD:
+        if action is HOLD:
             action = await self._hold(message)
             if action is SETTLE:  # over the limit, and to be streamed from here on: it is held already
                 message = None
@@ -237,7 +278,7 @@ class ASGIExchange(Exchange):
             return Action.NOTHING
         chunk = message.get("body", b"")
         action = self._limit(held.size + len(chunk))
-        if action is Action.NOTHING or action is Action.SETTLE:
+        if action is Action.NOTHING or action is SETTLE:
             spill = held.append(bytes(chunk))
             if spill:
                 await on_thread(held.spill)
@@ -488,11 +529,11 @@ class ASGIExchange(Exchange):
         """The application returned."""
         await self._wait_concluded()
         action = self._advance(Event.RETURNED)
-        if action is Action.SETTLE:
+        if action is SETTLE:
             action = await self._settle(settle(self))
         elif action is Action.REFUSE:
             action = await self._settle(refuse(self, Event.RETURNED))
-        if action is Action.RELEASE:
+        if action is RELEASE:
             await self._release()
         elif action is Action.REPLACE:
             await self._replace()
@@ -586,10 +627,6 @@ def _kept(message: Any) -> dict[str, Any]:
     return kept
 
 
-def _content_type(start: Any) -> str:
-    return next((value for name, value in start.get("headers", ()) if name == b"content-type"), b"").decode("latin-1")
-
-
 def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
@@ -609,8 +646,23 @@ class _Descriptor:
         os.close(self._number)
 
 
-def _check_head(message: Any) -> None:
+def _checked_head(message: Any) -> Any:
+    """Return a head that can leave; a server that refuses it does so once the transaction has committed."""
     status = message["status"]
-    if isinstance(status, bool) or not isinstance(status, int) or not 100 <= status <= 999:
+    if (
+        type(status) is not int and (isinstance(status, bool) or not isinstance(status, int))
+    ) or not 100 <= status <= 999:
         raise MessageOrderError(f"http.response.start: expected a status code, found {status!r}")
-    check_headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in message.get("headers", ()))
+    headers = message.get("headers", ())
+    if type(headers) is not list and type(headers) is not tuple:
+        headers = list(headers)
+        message = {**message, "headers": headers}
+    together = b"".join(itertools.chain.from_iterable(headers))
+    if b"\n" in together or b"\r" in together or b"\0" in together:
+        check_headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
+    return message
+
+
+@functools.lru_cache(maxsize=256)
+def _decoded(value: bytes) -> str:
+    return value.decode("latin-1")

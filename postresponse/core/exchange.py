@@ -16,7 +16,16 @@ from postresponse.core.lifecycle import (
     UnitState,
     ending_of,
 )
-from postresponse.core.policy import CommitPolicy, Head, Verdict, below_400, is_transient, never_ends, verdict_of
+from postresponse.core.policy import (
+    CommitPolicy,
+    Head,
+    Verdict,
+    below_400,
+    head_of,
+    is_transient,
+    never_ends,
+    verdict_of,
+)
 from postresponse.core.settings import Settings, check_callback
 from postresponse.core.units import UnitKind
 from postresponse.exceptions import (
@@ -373,7 +382,7 @@ class Exchange:
     def _streams(self, content_type: str) -> bool:
         """Fall back from buffered to head where the policy says so; True where there is no end to wait for at all."""
         policy, endless = self.policy, never_ends(content_type)
-        if policy.point is CommitPoint.BUFFERED:
+        if (endless or policy.stream_if is not None) and policy.point is CommitPoint.BUFFERED:
             head = self._head()
             if endless or (policy.stream_if is not None and head is not None and policy.stream_if(head)):
                 self._moves = MOVES[CommitPoint.HEAD]
@@ -394,7 +403,7 @@ class Exchange:
     def _judge(self) -> Verdict:
         policy = self.policy
         needs_headers = policy.commit_if is not below_400
-        head = self._head() if needs_headers or self._status is None else Head(self._status)
+        head = self._head() if needs_headers or self._status is None else head_of(self._status)
         return verdict_of(
             # A response that was refused is no better than an exception: nothing that it stood for may be committed.
             raised=self._raised or self._failure is not None,

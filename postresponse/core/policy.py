@@ -2,11 +2,12 @@
 
 import difflib
 import enum
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from postresponse.core.lifecycle import CommitPoint
 from postresponse.exceptions import ConfigurationError
@@ -34,6 +35,12 @@ class Head:
         """Return the first value of the header *name*, whatever its case."""
         wanted = name.lower()
         return next((value for key, value in self.headers if key.lower() == wanted), default)
+
+
+@functools.lru_cache(maxsize=256)
+def head_of(status: int) -> Head:
+    """Return a head of which nothing but the status is wanted."""
+    return Head(status)
 
 
 def below_400(head: Head) -> bool:
@@ -181,8 +188,8 @@ class CommitPolicy:
 
     @property
     def point(self) -> CommitPoint:
-        """*at*, as the enum."""
-        return CommitPoint(self.at)
+        """*at*, as the enum that it has become."""
+        return cast("CommitPoint", self.at)
 
     def but(self, changes: dict[str, Any]) -> "CommitPolicy":
         """Return this policy with *changes*; a name that no option has is refused with the nearest one."""
@@ -263,6 +270,7 @@ DEFAULT_POLICY: Final = CommitPolicy()
 _NEVER_END: Final = ("text/event-stream", "multipart/x-mixed-replace")
 
 
+@functools.lru_cache(maxsize=256)
 def never_ends(content_type: str) -> bool:
     """Tell whether a response of this content type has no end that could be waited for."""
     return content_type.partition(";")[0].strip().lower() in _NEVER_END
@@ -274,6 +282,11 @@ class Verdict(enum.Enum):
     COMMIT = "commit"
     ROLL_BACK = "roll back"
     LEAVE = "leave alone"
+
+
+# A member of an enum is dear to look up before Python 3.12.
+COMMIT: Final = Verdict.COMMIT
+ROLL_BACK: Final = Verdict.ROLL_BACK
 
 
 def verdict_of(
@@ -288,14 +301,16 @@ def verdict_of(
     5. The policy's `commit_if`; what it raises goes to the caller.
     """
     if raised or head is None:
-        return Verdict.ROLL_BACK
+        return ROLL_BACK
     if wanted is not None:
         return wanted
     if not active:
         return Verdict.LEAVE
     if left and policy.on_disconnect == "rollback":
-        return Verdict.ROLL_BACK
+        return ROLL_BACK
     answer = policy.commit_if(head)
+    if answer is True:
+        return COMMIT
     if _close(answer):  # which is true, and would commit whatever it was about to say
         raise ConfigurationError(f"commit_if: expected a plain function, {policy.commit_if!r} returned a coroutine")
-    return Verdict.COMMIT if answer else Verdict.ROLL_BACK
+    return COMMIT if answer else ROLL_BACK

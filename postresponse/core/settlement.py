@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from postresponse.core.exchange import Exchange, Failure, Stage, access, logger
 from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import Event, UnitState
-from postresponse.core.policy import Verdict
+from postresponse.core.policy import COMMIT, ROLL_BACK
 from postresponse.core.units import Manner, UnitKind, kind_of
 from postresponse.exceptions import BodyTooLarge, CommitInDoubt, MessageOrderError, WrongApplication
 
@@ -29,7 +29,6 @@ Steps = Generator[Step, Any, T]
 # A member of an enum is dear to look up before Python 3.12, and these are on every request's way.
 SETTLED: Final = Event.SETTLED
 COMMITTED: Final = UnitState.COMMITTED
-COMMIT: Final = Verdict.COMMIT
 
 # What ends a process or a task and is never swallowed; cancellation errors are no `Exception` on any event loop.
 _ERRORS = (Exception, SystemExit)
@@ -103,11 +102,11 @@ def settle(exchange: Exchange) -> Steps[Event]:
         return (yield from _refused(exchange, "commit_if failed"))
     if verdict is COMMIT:
         return (yield from _commit(exchange))
-    if verdict is Verdict.ROLL_BACK:
+    if verdict is ROLL_BACK:
         logger.debug("%s: rolled back, status %s", exchange.route, exchange._status)
         yield from _roll_back(exchange)
     yield from _close(exchange)
-    if verdict is Verdict.ROLL_BACK and _runs_again(exchange):
+    if verdict is ROLL_BACK and _runs_again(exchange):
         return Event.AGAIN
     yield from _after(exchange)
     return SETTLED

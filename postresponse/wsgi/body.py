@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from types import GeneratorType
 from typing import Any, Protocol
 
-__all__ = ["body_of"]
+__all__ = ["Body", "SizedBody", "body_of"]
 
 
 class Watching(Protocol):
@@ -19,7 +19,10 @@ class Watching(Protocol):
     _asked: bool
     _bytes: int
     _tallied: bool
-    _passes_through: bool
+
+    @property
+    def _passes_through(self) -> bool: ...
+
     _declared: int | None
 
     def _ended_by(self, error: BaseException) -> bool: ...
@@ -80,7 +83,8 @@ class Body:
         if exchange is None:
             return
         if type(iterator) is GeneratorType:
-            iterator.close()  # and the bytes are counted
+            if not exchange._asked:
+                iterator.close()  # and the bytes are counted
         elif type(source) is GeneratorType and source.gi_frame is None and not exchange._asked:
             # It ended, and not by its end: the error in flight is its own, and not the server's.
             exchange._ended_by(flight or RuntimeError("the body's iterator raised"))

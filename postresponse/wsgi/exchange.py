@@ -27,7 +27,7 @@ from postresponse.error_response import ErrorResponse, default_error_response, w
 from postresponse.exceptions import ResponseReplaced, WrongApplication
 from postresponse.held import HeldBody
 from postresponse.watchdog import within
-from postresponse.wsgi.body import body_of
+from postresponse.wsgi.body import SizedBody, body_of
 from postresponse.wsgi.recorded_input import RecordedInput
 
 __all__ = ["WSGIExchange"]
@@ -41,12 +41,16 @@ logger: Final = logging.getLogger("postresponse")
 PENDING: Final = State.PENDING
 DECIDED: Final = State.DECIDED
 SENDING: Final = State.SENDING
+SENT: Final = State.SENT
 OVER: Final = State.OVER
 BODY: Final = Event.BODY
 FINAL: Final = Event.FINAL
 HANDED: Final = Event.HANDED
-TAKEN: Final = Event.TAKEN
 RETURNED: Final = Event.RETURNED
+HOLD: Final = Action.HOLD
+SETTLE: Final = Action.SETTLE
+RELEASE: Final = Action.RELEASE
+BUFFERED: Final = MOVES[CommitPoint.BUFFERED]
 OBSERVED: Final = MOVES[CommitPoint.AFTER_SEND]
 AT_HEAD: Final = MOVES[CommitPoint.HEAD]
 
@@ -90,7 +94,7 @@ class WSGIExchange(Exchange):
         if action is Action.STOP:
             raise self._stopped()
         self._take_head(status, headers)
-        if action is Action.HOLD:
+        if action is HOLD:
             self._streams(self._content_type)
             return self.write
         self._release(exc_info=exc_info)
@@ -99,9 +103,9 @@ class WSGIExchange(Exchange):
 
     def write(self, data: bytes) -> None:
         """The legacy `write` that the application gets."""
-        if self._state is State.DECIDED and not data:
+        if self._state is DECIDED and not data:
             return
-        if self._reach(Event.BODY, data):
+        if self._reach(BODY, data):
             if self._server_write is None:
                 self._holder().append(data)
             else:
@@ -129,13 +133,16 @@ class WSGIExchange(Exchange):
 
     def _take(self, body: Any) -> Iterable[bytes]:
         """Take what the application returned, and return what the server gets."""
-        if not isinstance(body, list):
+        if type(body) is list:
+            if self._state is SENDING and self._held is None:
+                return SizedBody(self, body, body, len(body))
+        else:
             _check_body(body)
         self._inner = body
         if self._state is State.REPLACED:
             return self._replaced()
         if self._moves is OBSERVED or self._state is SENDING:
-            if self._state is DECIDED and not self._reach(Event.BODY):
+            if self._state is DECIDED and not self._reach(BODY):
                 return self._replaced()
             return self._passed(body, body)
         try:
@@ -150,36 +157,36 @@ class WSGIExchange(Exchange):
     def _decided_body(self, body: Any) -> Iterable[bytes]:
         """Bring the response to its decision inside the call, and return what follows its head."""
         if self._is_file(body):
-            return self._passed(body, body) if self._reach(Event.FINAL) else self._replaced()
-        if isinstance(body, list | tuple) and self._moves is AT_HEAD:
+            return self._passed(body, body) if self._reach(FINAL) else self._replaced()
+        if isinstance(body, (list, tuple)) and self._moves is AT_HEAD:
             return self._passed(body, body) if self._reach(BODY if any(body) else FINAL) else self._replaced()
         chunks = iter(body)
         for chunk in chunks:
             # An empty chunk says nothing, and some servers send the head on one.
-            if chunk and self._reach(Event.BODY, chunk):
+            if chunk and self._reach(BODY, chunk):
                 return self._passed(body, itertools.chain((chunk,), chunks))
-            if self._state is State.SENDING:
+            if self._state is SENDING:
                 return self._passed(body, chunks)
             if self._state is State.REPLACED:
                 return self._replaced()
-        return self._passed(body, ()) if self._reach(Event.FINAL) else self._replaced()
+        return self._passed(body, ()) if self._reach(FINAL) else self._replaced()
 
     def _reach(self, event: Event, data: bytes = b"") -> bool:
         """Take a part of the body or its end to the table; True if it may follow a head that has left.
 
         False where it is done with: held, or dropped.
         """
-        if self._state is State.SENDING:
+        if self._state is SENDING:
             return True
         action, follows = self._advance(event), True
-        if action is Action.HOLD:
+        if action is HOLD:
             action, follows = self._hold(data), False
-        if action is Action.SETTLE:
+        if action is SETTLE:
             action = self._advance(self._perform(settle(self)))
         elif action is Action.REFUSE:
             action = self._advance(self._perform(refuse(self, Event.OVERFLOW)))
-        if action is Action.RELEASE:
-            return self._release(final=event is Event.FINAL) and follows
+        if action is RELEASE:
+            return self._release(final=event is FINAL) and follows
         if action is Action.REPLACE:
             self._replace()
         elif action is Action.STOP:
@@ -214,9 +221,9 @@ class WSGIExchange(Exchange):
             status = _status_line(self._status or 0)
         if self._headers is not None:
             headers = list(self._headers)
-        if final and self._moves is MOVES[CommitPoint.BUFFERED]:
+        if final and self._moves is BUFFERED:
             headers = self._with_length(headers)
-        self._advance(Event.HANDED)
+        self._advance(HANDED)
         self._head_sent = monotonic_ns()
         arguments = (status, headers) if exc_info is None else (status, headers, exc_info)
         self._server_write = self._server_start_response(*arguments)
@@ -244,8 +251,8 @@ class WSGIExchange(Exchange):
         if self._held is not None:
             length = self._held.chunks if rest == () and not self._held.spilled else None
             return body_of(self, body, itertools.chain(self._held.take(), rest), length)
-        if isinstance(body, list) and rest is body:
-            return body_of(self, body, body, len(body))
+        if type(body) is list and rest is body:
+            return SizedBody(self, body, body, len(body))
         if self._is_file(body):
             return self._watched_file(body)
         return body_of(self, body, rest, len(body) if rest is body and hasattr(body, "__len__") else None)
@@ -393,7 +400,7 @@ class WSGIExchange(Exchange):
         if self._unit is not None and not self._unit_ended:
             self._perform(settle(self))  # before the inner close, at which Django gives the connection back
         try:
-            if close is not None:
+            if close is not None and self._inner is not None:
                 close()
         except BaseException as error:
             if not self._ended_by(error):
@@ -407,10 +414,9 @@ class WSGIExchange(Exchange):
             self._left, self._exception = True, self._exception or flight
         elif self._asked or self._needs_no_body:
             if self._state is SENDING:
-                self._advance(FINAL)
-                self._advance(TAKEN)
+                self._state = SENT  # the table's way, by FINAL and TAKEN
             self._body_sent = monotonic_ns()
-            if self._reported():
+            if self._on_finished is not None or self._settings.on_finished is not None:
                 self._drained = socket_drained(self._scope)
         elif self._counted and (self._declared is None or self._bytes < self._declared):
             self._left = True
