@@ -12,6 +12,7 @@ import math
 import os
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from logging import INFO
 from time import monotonic_ns
 from typing import Any, Final, TypeVar
 
@@ -27,11 +28,11 @@ from anyio.lowlevel import checkpoint
 
 from postresponse.asgi.performing import at_once, drive, on_thread, perform
 from postresponse.asgi.watch import Watch
-from postresponse.core.exchange import Exchange, Failure
+from postresponse.core.exchange import Exchange, Failure, access
 from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, Outcome, State
 from postresponse.core.policy import Retry
-from postresponse.core.settlement import Step, Steps, finish, open_unit, refuse, run_start_hooks, settle
+from postresponse.core.settlement import Step, Steps, commit_early, finish, open_unit, refuse, run_start_hooks, settle
 from postresponse.drained import transport_drained
 from postresponse.error_response import ErrorResponse, asgi_response, default_error_response
 from postresponse.exceptions import MessageOrderError, ResponseReplaced
@@ -62,6 +63,7 @@ SENDING: Final = State.SENDING
 ENDING: Final = State.ENDING
 SENT: Final = State.SENT
 OVER: Final = State.OVER
+PART: Final = Event.BODY
 FINAL: Final = Event.FINAL
 HANDED: Final = Event.HANDED
 TAKEN: Final = Event.TAKEN
@@ -80,6 +82,7 @@ class ASGIExchange(Exchange):
     _server_send: Callable[[Any], Awaitable[Any]]
     _start: Mapping[str, Any] | None = None
     _is_read = False
+    _trailers = False
     _held: HeldBody | None = None
     _room: float = 0
     _receiving = 0
@@ -104,15 +107,18 @@ class ASGIExchange(Exchange):
                     return self._server_send(message)
             except KeyError:
                 pass
-        elif message["type"] == BODY:
+        kind = message["type"]
+        if kind == BODY:
             return self._send_body(message)
-        elif message["type"] == START:
+        if kind == START:
             if self._state is not PENDING or self._moves is not OBSERVED or self._on_start is not None:
                 return self._take_head(message)
             # Nothing is withheld: the table's way from PENDING to SENDING.
             self._state = SENDING
             self._start = message
             self._status = message["status"]
+            if "trailers" in message:
+                self._trailers = bool(message["trailers"])
             self._decided = self._head_sent = now = monotonic_ns()
             if now - self._began > QUICK:
                 self._begin_watch(since=self._began)
@@ -121,16 +127,26 @@ class ASGIExchange(Exchange):
 
     async def _send_body(self, message: Any) -> None:
         body = message.get("body", b"")
+        final = not message.get("more_body", False) and not self._trailers
+        if self._state is not SENDING:
+            event = FINAL if final else PART
+            action = self._advance(event)
+            if action is SETTLE:
+                action = await self._settle(settle(self))
+            if action is RELEASE and self._held is None and self._on_start is None:
+                await self._hand_head(message if final else None)
+            else:
+                message = await self._may_leave(action, event, message)
+                if message is None:
+                    return
         if (
-            self._state is not SENDING
-            or message.get("more_body", False)
+            not final
             or len(body) > BARRIER
             or self._watch is not None
             or self._receiving
             or (self._unit is not None and not self._unit_ended)
-            or self._has_trailers()
         ):
-            await self._send(message)
+            await self._deliver(message, final=final)
             return
         # The whole body, small, and nothing to be looked at or done behind it: the table's way from SENDING to SENT.
         self._bytes += len(body)
@@ -172,29 +188,22 @@ class ASGIExchange(Exchange):
     # -- from messages to events --------------------------------------------------------------------------------
 
     async def _send(self, message: Any) -> None:
+        """Take what is neither the head nor a plain part of the body."""
         kind = message["type"]
-        if kind == BODY:
-            final = not message.get("more_body", False) and not self._has_trailers()
-        elif kind == START:
-            await self._take_head(message)
-            return
-        elif kind == "http.response.trailers" and self._has_trailers():
+        if kind == "http.response.trailers" and self._trailers:
             final = not message.get("more_trailers", False)
         elif kind == "http.response.pathsend":
             final = True
         elif kind == "http.response.zerocopysend":
-            final = not message.get("more_body", False) and not self._has_trailers()
+            final = not message.get("more_body", False) and not self._trailers
         else:
             await self._pass(message)
             return
         if self._state is not SENDING:
-            event = FINAL if final else Event.BODY
+            event = FINAL if final else PART
             message = await self._may_leave(self._advance(event), event, message)
         if message is not None:
             await self._deliver(message, final=final)
-
-    def _has_trailers(self) -> bool:
-        return self._start is not None and bool(self._start.get("trailers", False))
 
     async def _take_head(self, message: Any) -> None:
         if self._state is PENDING and self._moves is not OBSERVED:
@@ -210,6 +219,7 @@ class ASGIExchange(Exchange):
         self._decided = now = monotonic_ns()
         self._start = message
         self._status = message["status"]
+        self._trailers = bool(message.get("trailers", False))
         if now - self._began > QUICK:
             self._begin_watch(since=self._began)
         if action is HOLD:
@@ -292,14 +302,21 @@ class ASGIExchange(Exchange):
             self._advance(Event.REFUSED)
             await self._replace()
             return None
-        start = self._written_start(message if final else None)
-        self._advance(HANDED)
-        self._head_sent = monotonic_ns()
-        await self._hand(start)
+        await self._hand_head(message if final else None)
         if self._held is not None:
             self._begin_watch()
             return await self._release_held(self._held, message, final=final)
         return message
+
+    async def _hand_head(self, final: Mapping[str, Any] | None) -> None:
+        start = self._written_start(final)
+        self._advance(HANDED)
+        self._head_sent = monotonic_ns()
+        try:
+            await self._server_send(start)
+        except OSError:
+            self._left = True
+            raise
 
     async def _release_held(self, held: HeldBody, message: Any, *, final: bool) -> Any:
         """Hand over what is held; its last bytes go with an empty last *message*, since nobody waits for that one."""
@@ -489,9 +506,17 @@ class ASGIExchange(Exchange):
             following._watch.replay(following._client_left)
         return following
 
+    async def _commit_early(self) -> None:
+        """Commit before the application has answered, and raise a failure where it can still be caught."""
+        event = await perform(self, commit_early(self))
+        if event is Event.AGAIN:
+            self._advance(event)
+        if event is not Event.SETTLED and self._failure is not None:
+            raise self._failure.exception
+
     async def _settle(self, steps: Steps[Event]) -> Action:
         """End the unit of work, whatever is cancelled meanwhile, and take the result through the table."""
-        if self.policy.on_disconnect == "rollback":
+        if self._policy is not None and self._policy.on_disconnect == "rollback":
             await self._look()
         done, rest = at_once(steps)
         return self._advance(rest) if done else await shielded(self._conclude, steps, rest)
@@ -518,7 +543,9 @@ class ASGIExchange(Exchange):
 
     def _is_done(self) -> bool:
         """Whether the application returned with nothing left to do; then it is over."""
-        if self._state is not SENT or self._watch is not None or self._reported():
+        if self._state is not SENT or self._watch is not None or self._on_finished is not None:
+            return False
+        if self._settings.on_finished is not None or access.isEnabledFor(INFO):
             return False
         if self._kind is not None and (not self._unit_ended or (self._kind.lazy and self._unit.touched)):
             return False

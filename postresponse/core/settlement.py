@@ -15,7 +15,7 @@ from postresponse.core.policy import COMMIT, ROLL_BACK
 from postresponse.core.units import Manner, UnitKind, kind_of
 from postresponse.exceptions import BodyTooLarge, CommitInDoubt, MessageOrderError, WrongApplication
 
-__all__ = ["Step", "Steps", "finish", "open_unit", "refuse", "run_start_hooks", "settle"]
+__all__ = ["Step", "Steps", "commit_early", "finish", "open_unit", "refuse", "run_start_hooks", "settle"]
 
 T = TypeVar("T")
 
@@ -94,6 +94,8 @@ def settle(exchange: Exchange) -> Steps[Event]:
         return (yield from _refused(exchange, "an on_start hook failed"))
     if exchange._unit is None:
         return SETTLED
+    if exchange._unit_ended:
+        return _answered(exchange)
     exchange._settling = exchange._settings.clock()
     try:
         verdict = exchange._judge()
@@ -110,6 +112,24 @@ def settle(exchange: Exchange) -> Steps[Event]:
         return Event.AGAIN
     yield from _after(exchange)
     return SETTLED
+
+
+def commit_early(exchange: Exchange) -> Steps[Event]:
+    """Commit before the application has answered, unless it is doomed or was ended already.
+
+    A failure is the application's to answer; what `REFUSED` or `AGAIN` stands for is in the exchange.
+    """
+    exchange._check_unit_hook("an early commit", commit_early)
+    if exchange._verdict is ROLL_BACK or not exchange._unit.active:
+        return SETTLED
+    exchange._settling = exchange._settings.clock()
+    return (yield from _commit(exchange))
+
+
+def _answered(exchange: Exchange) -> Event:
+    """Whether the answer to an early commit may leave: a general error page must not hide that nobody knows."""
+    failure, status = exchange._failure, exchange._status or 500
+    return Event.REFUSED if failure is not None and failure.unknown and status >= 500 else SETTLED
 
 
 def refuse(exchange: Exchange, event: Event) -> Steps[Event]:
