@@ -32,6 +32,7 @@ from postresponse.core.exchange import Exchange, Failure, access
 from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, Outcome, State
 from postresponse.core.policy import Retry
+from postresponse.core.settings import Settings
 from postresponse.core.settlement import Step, Steps, commit_early, finish, open_unit, refuse, run_start_hooks, settle
 from postresponse.drained import transport_drained
 from postresponse.error_response import ErrorResponse, asgi_response, default_error_response
@@ -78,21 +79,35 @@ BUFFERED: Final = MOVES[CommitPoint.BUFFERED]
 class ASGIExchange(Exchange):
     """An exchange, and how it speaks ASGI with the application inside and the server outside."""
 
-    _server_receive: Callable[[], Awaitable[Any]]
-    _server_send: Callable[[Any], Awaitable[Any]]
-    _start: Mapping[str, Any] | None = None
+    __slots__ = (
+        "_end_taken",
+        "_held",
+        "_receiving",
+        "_room",
+        "_server_receive",
+        "_server_send",
+        "_start",
+        "_trailers",
+        "_watch",
+    )
     _is_read = False
-    _trailers = False
-    _held: HeldBody | None = None
-    _room: float = 0
-    _receiving = 0
-    _watch: Watch | None = None
     _watched_since = 0
     _pending_send: CancelScope | None = None
     _concluding = False
     _concluded: Flag | None = None
-    _end_taken: Flag | None = None
     _pause: Retry | None = None
+
+    def __init__(self, settings: Settings, scope: Any, receive: Any, send: Any) -> None:
+        super().__init__(settings, scope, monotonic_ns())
+        self._server_receive: Callable[[], Awaitable[Any]] = receive
+        self._server_send: Callable[[Any], Awaitable[Any]] = send
+        self._start: Mapping[str, Any] | None = None
+        self._trailers = False
+        self._held: HeldBody | None = None
+        self._room: float = 0
+        self._receiving = 0
+        self._watch: Watch | None = None
+        self._end_taken: Flag | None = None
 
     # -- what the application calls -----------------------------------------------------------------------------
 
@@ -495,8 +510,7 @@ class ASGIExchange(Exchange):
 
     def _following(self, scope: Any) -> "ASGIExchange":
         """Return the attempt that follows this one: the request is read on, and given from its start."""
-        following = type(self)(self._settings, scope, monotonic_ns())
-        following._server_receive, following._server_send = self._server_receive, self._server_send
+        following = type(self)(self._settings, scope, self._server_receive, self._server_send)
         following._attempt = self._attempt + 1
         assert self._policy is not None
         assert self._policy.retry is not None

@@ -82,8 +82,7 @@ class PostResponseMiddleware:
             return
         settings = self._settings
         given = scope if not settings.retries else _copied(scope)
-        exchange = ASGIExchange(settings, given, monotonic_ns())
-        exchange._server_receive, exchange._server_send = receive, send
+        exchange = ASGIExchange(settings, given, receive, send)
         while True:
             given[KEY] = exchange
             token = current.set(exchange)

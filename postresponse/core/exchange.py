@@ -46,6 +46,10 @@ KEY: Final = "postresponse.exchange"
 logger: Final = logging.getLogger("postresponse")
 access: Final = logging.getLogger("postresponse.access")
 
+# A member of an enum is dear to look up before Python 3.12, and these are on every request's way.
+PENDING: Final = State.PENDING
+NONE: Final = UnitState.NONE
+
 Stage = Literal[
     "begin",
     "on_start",
@@ -94,38 +98,47 @@ class Exchange:
     call would change must not have left yet: one that comes too late raises `ResponseStarted`.
     """
 
-    # Defaults live on the class and are set on a request's own only when they change: most requests change few.
+    # What every request looks at has a slot and is set from the start; what few change has its default on the class.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_after_commit",
+        "_again",
+        "_before_commit",
+        "_began",
+        "_body_sent",
+        "_bytes",
+        "_decided",
+        "_failure",
+        "_head_sent",
+        "_headers",
+        "_kind",
+        "_left",
+        "_moves",
+        "_on_finished",
+        "_on_start",
+        "_policy",
+        "_raised",
+        "_scope",
+        "_settings",
+        "_settled",
+        "_settling",
+        "_state",
+        "_status",
+        "_unit",
+        "_unit_ended",
+        "_unit_state",
+        "_verdict",
+    )
     _attempt = 1
-    _again = False
-    _state = State.PENDING
-    _unit: Any = None
-    _kind: UnitKind | None = None
     _units: dict[object, Any] | None = None
-    _unit_state = UnitState.NONE
-    _unit_ended = False
-    _verdict: Verdict | None = None
-    _status: int | None = None
-    _headers: list[tuple[str, str]] | None = None
     _declared: int | None = None
     _needs_no_body = False
-    _bytes = 0
     _counted = True
     _tallied = True
-    _left = False
-    _raised = False
     _exception: BaseException | None = None
-    _failure: Failure | None = None
     _drained: bool | None = None
-    _decided: int | None = None
-    _settling: int | None = None
-    _settled: int | None = None
-    _head_sent: int | None = None
-    _body_sent: int | None = None
-    _on_start: list[Callable[["Exchange"], Any]] | None = None
-    _before_commit: list[Callable[[], Any]] | None = None
-    _after_commit: list[Callable[[], Any]] | None = None
     _after_rollback: list[Callable[[], Any]] | None = None
-    _on_finished: list[Callable[[Outcome], Any]] | None = None
 
     def __init__(self, settings: Settings, scope: Any, began: int) -> None:
         self._settings = settings
@@ -133,6 +146,28 @@ class Exchange:
         self._began = began
         self._moves = settings.moves
         self._policy: CommitPolicy | None = settings.fixed_policy
+        self._state = PENDING
+        self._status: int | None = None
+        self._headers: list[tuple[str, str]] | None = None
+        self._bytes = 0
+        self._unit: Any = None
+        self._kind: UnitKind | None = None
+        self._unit_ended = False
+        self._unit_state = NONE
+        self._verdict: Verdict | None = None
+        self._left = False
+        self._raised = False
+        self._failure: Failure | None = None
+        self._again = False
+        self._decided: int | None = None
+        self._settling: int | None = None
+        self._settled: int | None = None
+        self._head_sent: int | None = None
+        self._body_sent: int | None = None
+        self._on_start: list[Callable[[Exchange], Any]] | None = None
+        self._before_commit: list[Callable[[], Any]] | None = None
+        self._after_commit: list[Callable[[], Any]] | None = None
+        self._on_finished: list[Callable[[Outcome], Any]] | None = None
 
     # -- what a handler sees ------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from postresponse.core.exchange import KEY, Exchange, Failure
 from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
 from postresponse.core.policy import Retry
+from postresponse.core.settings import Settings
 from postresponse.core.settlement import Step, Steps, finish, open_unit, refuse, run_start_hooks, settle
 from postresponse.drained import socket_drained
 from postresponse.error_response import ErrorResponse, default_error_response, wsgi_response
@@ -58,16 +59,20 @@ AT_HEAD: Final = MOVES[CommitPoint.HEAD]
 class WSGIExchange(Exchange):
     """An exchange, and how it speaks WSGI with the application inside and the server outside."""
 
-    _server_start_response: Any
-    _server_write: Callable[[bytes], object] | None = None
+    __slots__ = ("_asked", "_held", "_inner", "_server_start_response", "_server_write")
     _given: tuple[str, list[tuple[str, str]]] = ("", [])
-    _held: HeldBody | None = None
-    _inner: Any = None
     _recorded: RecordedInput | None = None
     _replacement: Iterable[bytes] = ()
     _pause: Retry | None = None
-    _asked = False
     _content_type = ""
+
+    def __init__(self, settings: Settings, environ: dict[str, Any], start_response: Any) -> None:
+        super().__init__(settings, environ, monotonic_ns())
+        self._server_start_response = start_response
+        self._server_write: Callable[[bytes], object] | None = None
+        self._held: HeldBody | None = None
+        self._inner: Any = None
+        self._asked = False
 
     # -- what the application calls -----------------------------------------------------------------------------
 
@@ -333,8 +338,7 @@ class WSGIExchange(Exchange):
 
     def _following(self, environ: dict[str, Any]) -> "WSGIExchange":
         """Return the attempt that follows this one: the request is given from its start."""
-        following = type(self)(self._settings, environ, monotonic_ns())
-        following._server_start_response = self._server_start_response
+        following = type(self)(self._settings, environ, self._server_start_response)
         following._attempt = self._attempt + 1
         assert self._policy is not None
         following._pause = self._policy.retry

@@ -5,6 +5,7 @@ open (what the application says next, whether the server takes the last part) is
 work and the hooks answer follows from the plan. The invariants are those of the specification.
 """
 
+import copy
 import functools
 import itertools
 import logging
@@ -86,9 +87,7 @@ class Walk:
 
     def fork(self) -> "Walk":
         """Copy everything that a further event may change."""
-        exchange = Exchange.__new__(Exchange)
-        vars(exchange).update(vars(self.exchange))
-        twin = Walk(self.plan, self.settings, exchange)
+        twin = Walk(self.plan, self.settings, copy.copy(self.exchange))
         twin.order, twin.log, twin.outcomes = self.order, self.log.copy(), self.outcomes.copy()
         twin.held, twin.answer, twin.passing, twin.moves = self.held, self.answer, self.passing, self.moves
         return twin
