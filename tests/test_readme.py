@@ -23,7 +23,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from postresponse import CommitPolicy, Outcome, asgi, wsgi
+from postresponse import CommitPolicy, Outcome, Retry, asgi, wsgi
 from postresponse.core.exchange import Exchange
 from postresponse.core.lifecycle import CommitPoint, Ending, Moments, State, UnitState
 from postresponse.core.policy import Head
@@ -134,6 +134,13 @@ def check_error_response(found: Namespace) -> None:
     assert "Location" not in answer.headers
 
 
+def check_retry(found: Namespace) -> None:
+    assert [answer.json() for answer in post_to_asgi(found, "/count", "/charge")] == [
+        {"attempt": 1, "last": False},
+        {"last": True},
+    ]
+
+
 def check_fastapi(found: Namespace) -> None:
     assert [answer.status_code for answer in post_to_asgi(found, "/orders")] == [201]
     assert rows("fastapi") == ["tea"]
@@ -154,6 +161,7 @@ CHECKS: dict[str, Callable[[Namespace], None]] = {
     "Policy: when, and whether": check_policy,
     "Hooks": check_hooks,
     "When a commit fails": check_error_response,
+    "When two requests want the same": check_retry,
     "From a FastAPI `yield` dependency": check_fastapi,
     "From advanced-alchemy's autocommit": check_advanced_alchemy,
     "From a Flask teardown function": check_flask,
@@ -415,6 +423,8 @@ def test_the_tables_of_options_name_every_option_and_no_other() -> None:
         keywords = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
         assert names("option", "Of both middleware classes") == keywords
     assert names("option", "Of `CommitPolicy`") == [field.name for field in dataclasses.fields(CommitPolicy)]
+    options = names("option of `Retry`", "## When two requests want the same")
+    assert options == [field.name for field in dataclasses.fields(Retry)]
 
 
 def test_the_defaults_in_the_tables_are_the_defaults() -> None:
