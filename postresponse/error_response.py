@@ -3,18 +3,21 @@
 import html
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from io import BytesIO
 from typing import Any, Final
 
+from anyio import sleep_forever
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
 from postresponse.core.exchange import Failure
+from postresponse.core.headers import check_headers
 from postresponse.exceptions import MessageOrderError, WrongApplication
 
-__all__ = ["ErrorResponse", "asgi_response", "default_error_response", "wsgi_response"]
+__all__ = ["ErrorResponse", "asgi_response", "default_error_response", "emptied", "sendable", "wsgi_response"]
 
 _JSON: Final = "application/problem+json"
 _OFFERED: Final = (_JSON, "application/json", "text/html")
@@ -66,8 +69,11 @@ def default_error_response(failure: Failure, accept: str | None = None) -> Error
     return ErrorResponse(status.value, tuple(headers), body.encode())
 
 
-async def asgi_response(app: Any, scope: Any, receive: Any) -> ErrorResponse:
-    """Run the ASGI application *app* and return all that it answered."""
+async def asgi_response(app: Any, scope: Any) -> ErrorResponse:
+    """Run the ASGI application *app* and return all that it answered.
+
+    The request's body was read, and is empty here: the server's `receive` would wait for the client to leave.
+    """
     if not callable(app):
         raise WrongApplication(f"error_response: expected an ErrorResponse or an ASGI application, found {app!r}")
     messages: list[Any] = []
@@ -75,21 +81,31 @@ async def asgi_response(app: Any, scope: Any, receive: Any) -> ErrorResponse:
     async def collect(message: Any) -> None:
         messages.append(message)
 
-    await app(scope, receive, collect)
+    await app({**scope, "extensions": {}}, _ended_body(), collect)  # without pathsend: the body is wanted, not a path
     start = next((message for message in messages if message["type"] == "http.response.start"), None)
-    if start is None:
-        raise MessageOrderError("error_response: the application it returned gave no response")
-    headers = tuple(
-        (name.decode("latin-1"), value.decode("latin-1"))
-        for name, value in start.get("headers", ())
-        if name.lower() not in (b"content-length", b"transfer-encoding")
-    )
-    body = b"".join(message.get("body", b"") for message in messages if message["type"] == "http.response.body")
-    return ErrorResponse(start["status"], headers, body)
+    parts = [message for message in messages if message["type"] == "http.response.body"]
+    if start is None or not parts or parts[-1].get("more_body", False):
+        raise MessageOrderError("error_response: the application it returned gave no whole response")
+    headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in start.get("headers", ()))
+    return ErrorResponse(start["status"], headers, b"".join(message.get("body", b"") for message in parts))
+
+
+def _ended_body() -> Callable[[], Awaitable[Any]]:
+    """Make a `receive` that gives the end of the request's body, and then nothing."""
+    ended = False
+
+    async def receive() -> Any:
+        nonlocal ended
+        if ended:
+            await sleep_forever()
+        ended = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    return receive
 
 
 def wsgi_response(app: Any, environ: dict[str, Any]) -> ErrorResponse:
-    """Run the WSGI application *app* and return all that it answered."""
+    """Run the WSGI application *app* and return all that it answered; *environ* is that of `emptied`."""
     if inspect.iscoroutine(app):
         app.close()
     if not callable(app):
@@ -110,5 +126,38 @@ def wsgi_response(app: Any, environ: dict[str, Any]) -> ErrorResponse:
     if not given:
         raise MessageOrderError("error_response: the application it returned gave no response")
     status, headers = given[-1]
-    kept = tuple(pair for pair in headers if pair[0].lower() not in ("content-length", "transfer-encoding"))
-    return ErrorResponse(int(status[:3]), kept, b"".join(written))
+    return ErrorResponse(int(status[:3]), tuple(headers), b"".join(written))
+
+
+def emptied(environ: dict[str, Any]) -> dict[str, Any]:
+    """Copy *environ* with an empty body: the request's was read, and a server may wait for bytes that never come.
+
+    Without the server's file wrapper, which nobody but the server has to be able to read from.
+    """
+    copy = {**environ, "wsgi.input": BytesIO(), "CONTENT_LENGTH": "0"}
+    copy.pop("wsgi.file_wrapper", None)
+    return copy
+
+
+def sendable(response: ErrorResponse, method: str) -> ErrorResponse:
+    """Refuse what no server may send, and give the rest the Content-Length that belongs to it.
+
+    That is none for a status without a body (RFC 9110, section 8.6), and for HEAD what the application itself says, if
+    it gives no body then.
+
+    Raises:
+        WrongApplication: The status or the body is none.
+        InvalidHeader: A header would forge another one.
+    """
+    status, body = response.status, response.body
+    if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 599:
+        raise WrongApplication(f"error_response: expected a status from 200 to 599, found {status!r}")
+    if not isinstance(body, bytes):
+        raise WrongApplication(f"error_response: expected a body of bytes, found {body!r}")
+    check_headers(response.headers)
+    said = next((value for name, value in response.headers if name.lower() == "content-length"), None)
+    headers = [pair for pair in response.headers if pair[0].lower() not in ("content-length", "transfer-encoding")]
+    if status in (204, 304):
+        return ErrorResponse(int(status), tuple(headers), b"")
+    length = said if method == "HEAD" and not body and said is not None else str(len(body))
+    return ErrorResponse(int(status), (*headers, ("content-length", length)), body)

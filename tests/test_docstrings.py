@@ -20,7 +20,7 @@ MODULES = sorted(
 )
 
 
-DJANGO = {"postresponse.unit_of_work.django"}
+DJANGO = {"postresponse.integrations.django", "postresponse.unit_of_work.django"}
 """Django wants its settings before anything else: these are looked into in a process of their own."""
 
 

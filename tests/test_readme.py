@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 import importlib
 import inspect
 import os
@@ -22,6 +23,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from postresponse import CommitPolicy, Outcome, Retry, asgi, wsgi
 from postresponse.core.exchange import Exchange
@@ -132,6 +134,18 @@ def check_error_response(found: Namespace) -> None:
     answer = post(found, "/orders")
     assert (answer.status_code, answer.text) == (500, "Your order was not taken.\n")
     assert "Location" not in answer.headers
+
+    def order() -> str:
+        exchange = found["current_exchange"]()
+        exchange.before_commit(functools.partial(fail, IntegrityError("INSERT", None, Exception())))
+        return "stored"
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    found["shop"].add_url_rule("/orders", view_func=order, methods=["POST"])
+    rendered = found["shop"].test_client().post("/orders", buffered=True)
+    assert (rendered.status_code, rendered.text) == (409, "Somebody was faster.\n")
 
 
 def check_retry(found: Namespace) -> None:

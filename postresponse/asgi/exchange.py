@@ -35,7 +35,7 @@ from postresponse.core.policy import Retry
 from postresponse.core.settings import Settings
 from postresponse.core.settlement import Step, Steps, commit_early, finish, open_unit, refuse, run_start_hooks, settle
 from postresponse.drained import transport_drained
-from postresponse.error_response import ErrorResponse, asgi_response, default_error_response
+from postresponse.error_response import ErrorResponse, asgi_response, default_error_response, sendable
 from postresponse.exceptions import MessageOrderError, ResponseReplaced
 from postresponse.held import HeldBody
 from postresponse.shielding import shielded
@@ -462,8 +462,7 @@ class ASGIExchange(Exchange):
         self._is_read, self._needs_no_body, self._counted = True, self._is_head, True
         self._bytes = 0 if self._is_head else len(response.body)
         self._head_sent = monotonic_ns()
-        headers = [*_encoded(response.headers), (b"content-length", str(len(response.body)).encode())]
-        await self._hand({"type": START, "status": response.status, "headers": headers})
+        await self._hand({"type": START, "status": response.status, "headers": _encoded(response.headers)})
         await self._hand({"type": BODY, "body": b"" if self._is_head else response.body, "more_body": False})
         self._advance(TAKEN)
         self._body_sent = monotonic_ns()
@@ -477,12 +476,11 @@ class ASGIExchange(Exchange):
                     made = await made
                 if made is not None:
                     if not isinstance(made, ErrorResponse):
-                        made = await asgi_response(made, self._scope, self.receive)
-                    check_headers(made.headers)
-                    return made
-            except Exception as error:
+                        made = await asgi_response(made, self._scope)
+                    return sendable(made, self._scope["method"])
+            except (Exception, SystemExit) as error:
                 logger.error("%s: error_response failed; the default answers", self.route, exc_info=error)
-        return default_error_response(failure, self._request_header(b"accept"))
+        return sendable(default_error_response(failure, self._request_header(b"accept")), self._scope["method"])
 
     def _request_header(self, wanted: bytes) -> str | None:
         headers = self._scope.get("headers", ())

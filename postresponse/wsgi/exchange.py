@@ -24,7 +24,7 @@ from postresponse.core.policy import Retry
 from postresponse.core.settings import Settings
 from postresponse.core.settlement import Step, Steps, finish, open_unit, refuse, run_start_hooks, settle
 from postresponse.drained import socket_drained
-from postresponse.error_response import ErrorResponse, default_error_response, wsgi_response
+from postresponse.error_response import ErrorResponse, default_error_response, emptied, sendable, wsgi_response
 from postresponse.exceptions import ResponseReplaced, WrongApplication
 from postresponse.held import HeldBody
 from postresponse.watchdog import within
@@ -294,10 +294,9 @@ class WSGIExchange(Exchange):
         is_head = self._scope["REQUEST_METHOD"] == "HEAD"
         self._status, self._headers, self._declared = response.status, list(response.headers), None
         self._needs_no_body, self._counted, self._bytes = is_head, True, 0
-        headers = [*response.headers, ("content-length", str(len(response.body)))]
         self._advance(Event.TAKEN)
         self._head_sent = monotonic_ns()
-        self._server_start_response(_status_line(response.status), headers)
+        self._server_start_response(_status_line(response.status), list(response.headers))
         body = [] if is_head else [response.body]
         self._replacement = body_of(self, body, body, len(body))
 
@@ -313,12 +312,12 @@ class WSGIExchange(Exchange):
                 made = make(failure)
                 if made is not None:
                     if not isinstance(made, ErrorResponse):
-                        made = wsgi_response(made, self._scope)
-                    check_headers(made.headers)
-                    return made
-            except Exception as error:
+                        made = wsgi_response(made, emptied(self._scope))
+                    return sendable(made, self._scope["REQUEST_METHOD"])
+            except (Exception, SystemExit) as error:
                 logger.error("%s: error_response failed; the default answers", self.route, exc_info=error)
-        return default_error_response(failure, self._scope.get("HTTP_ACCEPT"))
+        default = default_error_response(failure, self._scope.get("HTTP_ACCEPT"))
+        return sendable(default, self._scope["REQUEST_METHOD"])
 
     # -- the unit of work ---------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ class RecordedInput:
         self._record = BytesIO()
         self._replay = BytesIO()
         self._ended = False
-        self.whole = True
+        self.whole: bool = True
 
     def rewind(self) -> None:
         """Give what was read once more from its start, and then go on reading."""

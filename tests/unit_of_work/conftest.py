@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
+from django.conf import settings
 from django.core.handlers import asgi
 from django.db import connections
 
@@ -16,11 +17,12 @@ from tests.unit_of_work.django_project.driving import cleared
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Django, configured, with tables in its two files."""
-    # Django 5.2 leaves the spooled body of a request that does not end well open; one in memory needs no closing.
-    asgi.tempfile = SimpleNamespace(SpooledTemporaryFile=lambda **options: io.BytesIO())
-    django_project.configure(tmp_path_factory.mktemp("django"))
-    for alias in ("default", "other"):
-        django_project.create_tables(alias)
+    if not settings.configured:  # the tests of the integration may have done it
+        # Django 5.2 leaves the spooled body of a request that does not end well open; one in memory needs no closing.
+        asgi.tempfile = SimpleNamespace(SpooledTemporaryFile=lambda **options: io.BytesIO())
+        django_project.configure(tmp_path_factory.mktemp("django"))
+        for alias in ("default", "other"):
+            django_project.create_tables(alias)
     yield
     connections.close_all()
 
