@@ -76,7 +76,13 @@ class AsyncUnitOfWork(Protocol):
 
 @runtime_checkable
 class LazyUnit(Protocol):
-    """What a unit of work may have besides, to cost nothing untouched and to be cleaned up after the response."""
+    """What a unit of work may have besides, to cost nothing untouched and to be cleaned up after the response.
+
+    Methods belong to the class, which is looked at once. For `Retry` a unit may also have `statement_error`, the error of
+    a statement that it saw in its transaction though somebody caught it (one that passes is kept over others), and
+    `committed`, whether the handler committed a part itself: a request that did is not run again. Both are asked for
+    after `close`.
+    """
 
     @property
     def touched(self) -> bool:

@@ -12,7 +12,6 @@ import math
 import os
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from logging import INFO
 from time import monotonic_ns
 from typing import Any, Final, TypeVar
 
@@ -28,7 +27,7 @@ from anyio.lowlevel import checkpoint
 
 from postresponse.asgi.performing import at_once, drive, on_thread, perform
 from postresponse.asgi.watch import Watch
-from postresponse.core.exchange import Exchange, Failure, access
+from postresponse.core.exchange import Exchange, Failure
 from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, Outcome, State
 from postresponse.core.policy import Retry
@@ -555,11 +554,7 @@ class ASGIExchange(Exchange):
 
     def _is_done(self) -> bool:
         """Whether the application returned with nothing left to do; then it is over."""
-        if self._state is not SENT or self._watch is not None or self._on_finished is not None:
-            return False
-        if self._settings.on_finished is not None or access.isEnabledFor(INFO):
-            return False
-        if self._kind is not None and (not self._unit_ended or (self._kind.lazy and self._unit.touched)):
+        if self._state is not SENT or self._watch is not None or not self._has_nothing_left():
             return False
         self._state = OVER
         return True
@@ -602,7 +597,7 @@ class ASGIExchange(Exchange):
 
     async def _finish(self) -> None:
         try:
-            if self._unit is not None or self._reported():
+            if not self._has_nothing_left():
                 await perform(self, finish(self))
         finally:
             if self._watch is not None and not self._again:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from logging import INFO
 from typing import Any, Final, Literal
 
 from postresponse.core.lifecycle import (
@@ -472,6 +473,8 @@ class Exchange:
             return False
         if failure is not None and (failure.unknown or failure.partial):
             return False
+        if getattr(self._unit, "committed", False):
+            return False
         if error is None and (self._verdict is Verdict.ROLL_BACK or self._status is None or self._status < 500):
             return False
         if error is not None and not isinstance(error, Exception):
@@ -510,6 +513,15 @@ class Exchange:
                 ended=ended,
             ),
         )
+
+    def _has_nothing_left(self) -> bool:
+        """Whether nothing is to be settled, cleaned up or told any more."""
+        kind = self._kind
+        if kind is not None and (not self._unit_ended or (kind.lazy and self._unit.touched)):
+            return False
+        if self._on_finished is not None or self._settings.on_finished is not None:
+            return False
+        return not access.isEnabledFor(INFO)
 
     def _reported(self) -> bool:
         """Whether anybody wants the outcome."""

@@ -65,6 +65,7 @@ class WSGIExchange(Exchange):
     _replacement: Iterable[bytes] = ()
     _pause: Retry | None = None
     _content_type = ""
+    _given_code = 0
 
     def __init__(self, settings: Settings, environ: dict[str, Any], start_response: Any) -> None:
         super().__init__(settings, environ, monotonic_ns())
@@ -83,9 +84,11 @@ class WSGIExchange(Exchange):
             self._take_head(status, headers)
             self._state = SENDING
             self._head_sent = self._decided
-            arguments = (status, headers) if exc_info is None else (status, headers, exc_info)
-            self._server_write = write = self._server_start_response(*arguments)
-            return None if write is None else self.write
+            if exc_info is None:
+                self._server_write = self._server_start_response(status, headers)
+            else:
+                self._server_write = self._server_start_response(status, headers, exc_info)
+            return None if self._server_write is None else self.write
         if self._state <= DECIDED and self._moves is not OBSERVED:
             check_headers([("status", status), *headers])
         again = exc_info is not None and self._state is not PENDING
@@ -125,7 +128,7 @@ class WSGIExchange(Exchange):
         if self._headers is not None or self._declared is not None:  # those of a head before
             self._headers = self._declared = None
         self._content_type = ""
-        self._status = code = int(status[:3])
+        self._status = self._given_code = code = int(status[:3])
         for name, value in headers:
             if len(name) == 14 and name.lower() == "content-length" and value.isdigit():
                 self._declared = int(value)
@@ -155,16 +158,21 @@ class WSGIExchange(Exchange):
                 raise self._stopped()
             return self._decided_body(body)
         except BaseException as error:
+            if self._again:
+                self._close_discarded()  # first: what runs there may ask what became of this attempt
             self._ended_by(error)
-            self._close_inner()  # the server gets nothing that it could close
+            if self._again:
+                self._close_discarded()
+            else:
+                self._close_inner()  # the server gets nothing that it could close
             raise
 
     def _decided_body(self, body: Any) -> Iterable[bytes]:
         """Bring the response to its decision inside the call, and return what follows its head."""
-        if self._is_file(body):
-            return self._passed(body, body) if self._reach(FINAL) else self._replaced()
         if isinstance(body, (list, tuple)) and self._moves is AT_HEAD:
             return self._passed(body, body) if self._reach(BODY if any(body) else FINAL) else self._replaced()
+        if self._is_file(body):
+            return self._passed(body, body) if self._reach(FINAL) else self._replaced()
         chunks = iter(body)
         for chunk in chunks:
             # An empty chunk says nothing, and some servers send the head on one.
@@ -222,16 +230,18 @@ class WSGIExchange(Exchange):
             self._replace()
             return False
         status, headers = self._given
-        if self._status != int(status[:3]):
-            status = _status_line(self._status or 0)
         if self._headers is not None:
             headers = list(self._headers)
+        if self._status != self._given_code:
+            status = _status_line(self._status or 0)
         if final and self._moves is BUFFERED:
             headers = self._with_length(headers)
         self._advance(HANDED)
         self._head_sent = monotonic_ns()
-        arguments = (status, headers) if exc_info is None else (status, headers, exc_info)
-        self._server_write = self._server_start_response(*arguments)
+        if exc_info is None:
+            self._server_write = self._server_start_response(status, headers)
+        else:
+            self._server_write = self._server_start_response(status, headers, exc_info)
         return True
 
     @property
@@ -376,10 +386,10 @@ class WSGIExchange(Exchange):
 
     def _ended_by(self, error: BaseException) -> bool:
         """The application or its body raised *error*, and that is the end; True if it stays here."""
+        self._again = self._again and isinstance(error, Exception)
         if self._state is State.OVER:
             return False
         self._raised = True
-        self._again = self._again and isinstance(error, Exception)
         if self._failure is None:
             self._exception = error
         swallow = self._advance(Event.RAISED) is Action.SWALLOW and self._swallows(error)
@@ -424,6 +434,13 @@ class WSGIExchange(Exchange):
         elif self._counted and (self._declared is None or self._bytes < self._declared):
             self._left = True
 
+    def _close_discarded(self) -> None:
+        """Close the body of an attempt that is discarded; what fails there changes nothing, and is logged."""
+        try:
+            self._close_inner()
+        except Exception as error:
+            logger.error("%s: a body that is discarded could not be closed", self.route, exc_info=error)
+
     def _close_inner(self) -> None:
         inner, self._inner = self._inner, None
         close = getattr(inner, "close", None)
@@ -432,7 +449,7 @@ class WSGIExchange(Exchange):
 
     def _finish(self) -> None:
         try:
-            if self._unit is not None or self._reported():
+            if not self._has_nothing_left():
                 self._perform(finish(self))
         finally:
             if current.get() is self:

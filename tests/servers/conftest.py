@@ -79,7 +79,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _site_of(item: pytest.Item) -> str:
     callspec = getattr(item, "callspec", None)
     spec = callspec.params.get("site") if callspec else None
-    return spec.name if spec else ""
+    return spec.name if isinstance(spec, Spec) else ""
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
