@@ -78,8 +78,8 @@ class AsyncUnitOfWork(Protocol):
 class LazyUnit(Protocol):
     """What a unit of work may have besides, to cost nothing untouched and to be cleaned up after the response.
 
-    Methods belong to the class, which is looked at once. For `Retry` a unit may also have `statement_error`, the error of
-    a statement that it saw in its transaction though somebody caught it (one that passes is kept over others), and
+    Methods belong to the class, which is looked at once. For `Retry` a unit may also have `statement_error`, the error
+    of a statement that it saw in its transaction though somebody caught it (one that passes is kept over others), and
     `committed`, whether the handler committed a part itself: a request that did is not run again. Both are asked for
     after `close`.
     """
