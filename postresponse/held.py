@@ -12,7 +12,7 @@ from typing import Any, Final
 
 __all__ = ["HeldBody"]
 
-_READ: Final = 256 * 1024
+_READ: Final = 128 * 1024
 _VECTORS: Final = min(1024, os.sysconf("SC_IOV_MAX") if hasattr(os, "sysconf") else 1024)
 
 
@@ -75,7 +75,7 @@ class HeldBody:
         self._in_memory = 0
 
     def take(self) -> Iterator[Any]:
-        """Give everything back in order and let it go: chunks, marks, and what the file holds in pieces of 256 KiB."""
+        """Give everything back in order and let it go: chunks, marks, and what the file holds in pieces of 128 KiB."""
         if self._file is not None:
             self._file.seek(0)
         try:

@@ -11,7 +11,9 @@ import logging
 import math
 import os
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from time import monotonic_ns
 from typing import Any, Final, TypeVar
 
@@ -51,6 +53,8 @@ BARRIER: Final = 65_536
 """A last message over this many bytes is sent apart from the end: uvicorn returns with most of it unsent."""
 LINGER: Final = 1.0
 """Seconds that a last send may take once the client has left."""
+PIECES: Final = 4
+"""Pieces of a spilled body that are read at a time, of 128 KiB each."""
 QUICK: Final = 10_000_000
 """Nanoseconds: a response that starts within this time is not watched for a disconnect before its head."""
 BRIEF: Final = 1_000_000
@@ -334,24 +338,26 @@ class ASGIExchange(Exchange):
 
     async def _release_held(self, held: HeldBody, message: Any, *, final: bool) -> Any:
         """Hand over what is held; its last bytes go with an empty last *message*, since nobody waits for that one."""
-        items, in_file = held.take(), held.spilled
+        last: Any = None
         try:
-            item = await self._next_held(items, in_file)
-            while item is not None:
-                following = await self._next_held(items, in_file)
-                if isinstance(item, dict):
-                    await self._hand(item)
-                elif following is None and final and message["type"] == BODY and not message.get("body"):
-                    return {"type": BODY, "body": item, "more_body": False}
-                else:
-                    await self._hand_part({"type": BODY, "body": item, "more_body": True}, len(item))
-                item = following
+            async with aclosing(_items_of(held)) as items:
+                async for item in items:
+                    if last is not None:
+                        await self._hand_held(last)
+                    last = item
+            if final and message["type"] == BODY and not message.get("body") and isinstance(last, bytes):
+                return {"type": BODY, "body": last, "more_body": False}
+            if last is not None:
+                await self._hand_held(last)
             return message
         finally:
             held.close()
 
-    async def _next_held(self, items: Iterator[Any], in_file: bool) -> Any:
-        return await on_thread(next, items, None) if in_file else next(items, None)
+    async def _hand_held(self, item: Any) -> None:
+        if isinstance(item, dict):
+            await self._hand(item)
+        else:
+            await self._hand_part({"type": BODY, "body": item, "more_body": True}, len(item))
 
     def _written_start(self, final: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """The start message as it leaves: with what hooks changed, and Content-Length where all is known."""
@@ -659,6 +665,18 @@ def _kept(message: Any) -> dict[str, Any]:
     if kept["type"] == "http.response.zerocopysend":
         kept["file"] = _Descriptor(kept["file"])
     return kept
+
+
+async def _items_of(held: HeldBody) -> AsyncGenerator[Any, None]:
+    """Give what is held, in order; from a file by a few pieces at a time, since each time costs a turn of a thread."""
+    if not held.spilled:
+        for item in held.take():
+            yield item
+        return
+    items, batch = held.take(), deque[Any]()
+    while batch := await on_thread(deque, itertools.islice(items, PIECES)):
+        while batch:
+            yield batch.popleft()
 
 
 def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
