@@ -338,7 +338,7 @@ class StrictASGIServer:
             with anyio.fail_after(20):
                 await app(scope, self.receive, self.send)
         finally:
-            if any(name.startswith("postresponse") for name in scope):
+            if scope.keys() != self.scope.keys():
                 self.broken.append("something was left in the server's scope")
         return self
 

@@ -996,6 +996,36 @@ async def test_a_request_leaves_its_exchange_to_no_collector(commit: str, parts:
         gc.enable()
 
 
+# -- headers as the application wrote them ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("commit", ["head", "buffered"])
+async def test_header_names_are_read_whatever_their_case_and_leave_as_they_are(commit: str) -> None:
+    """Some frameworks keep the case on purpose, though the specification wants lower case."""
+    headers = [(b"Content-LENGTH", b"3"), (b"Content-Type", b"text/plain")]
+    for body, ending in ((b"abc", Ending.HANDED_OVER), (b"ab", Ending.INCOMPLETE)):
+        sent: list[Any] = []
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        site = Site(answer(body, headers=headers), commit)
+        server = StrictASGIServer()
+        await site.app({**server.scope}, server.receive, send)
+        assert sent[0]["headers"] == headers
+        assert site.outcome.ending is ending
+
+
+async def test_one_scope_for_two_requests_has_two_exchanges() -> None:
+    site = Site(answer(b"x"))
+    scope = StrictASGIServer().scope
+    for _ in range(2):
+        server = StrictASGIServer()
+        await site.app(scope, server.receive, server.send)
+    assert len(site.units.made) == 2
+    assert KEY not in scope
+
+
 # -- policies of a view -----------------------------------------------------------------------------------------------
 
 

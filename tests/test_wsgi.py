@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
+from werkzeug.wrappers import Request, Response
 
 from postresponse import CommitPolicy, Outcome, current_exchange
 from postresponse.core.exchange import KEY, Failure
@@ -741,3 +742,29 @@ def test_what_no_wsgi_application_returns_is_refused_by_name(result: Any) -> Non
     for commit in ALL:
         raised = StrictWSGIServer().run(Site(app, commit).app).raised
         assert isinstance(raised, WrongApplication)
+
+
+def test_a_file_wrapper_that_only_its_server_can_read_passes() -> None:
+    class Wrapper:
+        def __init__(self, file: Any, block_size: int = 8192) -> None:
+            self.file = file
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"](io.BytesIO(b"file"))
+
+    outcomes: list[Outcome] = []
+    environ = StrictWSGIServer().environ | {"wsgi.file_wrapper": Wrapper}
+    result: Any = PostResponseMiddleware(app, on_finished=outcomes.append)(environ, StrictWSGIServer().start_response)
+    assert type(result) is Wrapper
+    result.close()
+    assert len(outcomes) == 1
+
+
+def test_an_application_by_a_decorator_that_wraps_a_view_is_taken_as_what_it_is() -> None:
+    @Request.application
+    def app(request: Request) -> Response:
+        return Response("hello")
+
+    server = StrictWSGIServer().run(PostResponseMiddleware(app))
+    assert (server.code, server.body) == (200, b"hello")

@@ -49,6 +49,7 @@ logger: Final = logging.getLogger("postresponse")
 
 START: Final = "http.response.start"
 BODY: Final = "http.response.body"
+END_OF_BODY: Final = {"type": BODY, "body": b"", "more_body": False}
 BARRIER: Final = 65_536
 """A last message over this many bytes is sent apart from the end: uvicorn returns with most of it unsent."""
 LINGER: Final = 1.0
@@ -243,7 +244,7 @@ class ASGIExchange(Exchange):
         if action is HOLD:
             content_type = ""
             for name, value in message.get("headers", ()):
-                if name == b"content-type":
+                if len(name) == 12 and name.lower() == b"content-type":
                     content_type = _decoded(value)
             if self._streams(content_type):
                 # A client of server-sent events waits for the head, and the first event may be long in coming.
@@ -258,7 +259,7 @@ class ASGIExchange(Exchange):
             status = self._start["status"]
             self._needs_no_body = status in (204, 304) or status < 200 or self._is_head
             for name, value in self._start.get("headers", ()):
-                if name == b"content-length" and value.isdigit():
+                if len(name) == 14 and name.lower() == b"content-length" and value.isdigit():
                     self._declared = int(value)
 
     async def _may_leave(self, action: Action, event: Event, message: Any) -> Any:
@@ -311,7 +312,7 @@ class ASGIExchange(Exchange):
             if spill:
                 await on_thread(held.spill)
             if not message.get("more_body", False):  # trailers follow
-                held.mark({"type": BODY, "body": b"", "more_body": False})
+                held.mark(END_OF_BODY)
         return action
 
     async def _release(self, message: Any = None, *, final: bool = False) -> Any:
@@ -342,7 +343,9 @@ class ASGIExchange(Exchange):
         try:
             async with aclosing(_items_of(held)) as items:
                 async for item in items:
-                    if last is not None:
+                    if item == END_OF_BODY and isinstance(last, bytes):  # trailers follow
+                        item = {**END_OF_BODY, "body": last}
+                    elif last is not None:
                         await self._hand_held(last)
                     last = item
             if final and message["type"] == BODY and not message.get("body") and isinstance(last, bytes):
@@ -355,15 +358,17 @@ class ASGIExchange(Exchange):
 
     async def _hand_held(self, item: Any) -> None:
         if isinstance(item, dict):
-            await self._hand(item)
+            await self._hand_part(item, len(item.get("body", b"")))
         else:
             await self._hand_part({"type": BODY, "body": item, "more_body": True}, len(item))
 
     def _written_start(self, final: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """The start message as it leaves: with what hooks changed, and Content-Length where all is known."""
         assert self._start is not None
-        if self._headers is not None or self._start["status"] != self._status:
-            self._start = {**self._start, "status": self._status, "headers": _encoded(self.headers)}
+        if self._headers is not None and self._headers != self._read_headers():
+            self._start = {**self._start, "headers": _encoded(self._headers)}
+        if self._start["status"] != self._status:
+            self._start = {**self._start, "status": self._status}
         if final is not None and self._moves is BUFFERED:
             length = self._known_length(final)
             if length is not None:
@@ -378,7 +383,7 @@ class ASGIExchange(Exchange):
             return None
         if self._held is not None and self._held.marked:
             return None
-        if any(name == b"transfer-encoding" for name, _ in self._start.get("headers", ())):
+        if any(name.lower() == b"transfer-encoding" for name, _ in self._start.get("headers", ())):
             return None
         return (self._held.size if self._held is not None else 0) + len(final.get("body", b""))
 

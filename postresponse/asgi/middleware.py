@@ -81,7 +81,7 @@ class PostResponseMiddleware:
             await self._pass_on(scope, receive, send)
             return
         settings = self._settings
-        given = scope if not settings.retries else _copied(scope)
+        given = _copied(scope) if settings.retries else {**scope}
         exchange = ASGIExchange(settings, given, receive, send)
         while True:
             given[KEY] = exchange
@@ -102,8 +102,6 @@ class PostResponseMiddleware:
                     raise named from None
             finally:
                 current.reset(token)
-                # What the server keeps must not keep the exchange, which keeps what is the server's.
-                given.pop(KEY, None)
                 exchange._scope = None
             if not exchange._again:
                 return

@@ -170,7 +170,7 @@ def check_application(app: Any, arguments: int) -> None:
     if not callable(app):
         raise WrongApplication(f"app: expected {'an' if arguments == 3 else 'a'} {protocol} application, found {app!r}")
     try:
-        signature = inspect.signature(app)
+        signature = inspect.signature(app, follow_wrapped=False)
     except (TypeError, ValueError):
         return
     if _takes(signature, arguments):

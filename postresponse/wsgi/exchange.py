@@ -134,7 +134,7 @@ class WSGIExchange(Exchange):
                 self._declared = int(value)
             elif len(name) == 12 and name.lower() == "content-type":
                 self._content_type = value
-        if code in (204, 304) or code < 200 or self._scope["REQUEST_METHOD"] == "HEAD":
+        if code in (204, 304) or code < 200 or self._scope.get("REQUEST_METHOD") == "HEAD":
             self._needs_no_body = True
         elif self._needs_no_body:
             self._needs_no_body = False
@@ -144,7 +144,7 @@ class WSGIExchange(Exchange):
         if type(body) is list:
             if self._state is SENDING and self._held is None:
                 return SizedBody(self, body, body, len(body))
-        else:
+        elif not self._is_file(body):
             _check_body(body)
         self._inner = body
         if self._state is State.REPLACED:
@@ -301,7 +301,7 @@ class WSGIExchange(Exchange):
         if self._held is not None:
             self._held.close()
             self._held = None
-        is_head = self._scope["REQUEST_METHOD"] == "HEAD"
+        is_head = self._scope.get("REQUEST_METHOD") == "HEAD"
         self._status, self._headers, self._declared = response.status, list(response.headers), None
         self._needs_no_body, self._counted, self._bytes = is_head, True, 0
         self._advance(Event.TAKEN)
@@ -323,11 +323,11 @@ class WSGIExchange(Exchange):
                 if made is not None:
                     if not isinstance(made, ErrorResponse):
                         made = wsgi_response(made, emptied(self._scope))
-                    return sendable(made, self._scope["REQUEST_METHOD"])
+                    return sendable(made, self._scope.get("REQUEST_METHOD"))
             except (Exception, SystemExit) as error:
                 logger.error("%s: error_response failed; the default answers", self.route, exc_info=error)
         default = default_error_response(failure, self._scope.get("HTTP_ACCEPT"))
-        return sendable(default, self._scope["REQUEST_METHOD"])
+        return sendable(default, self._scope.get("REQUEST_METHOD"))
 
     # -- the unit of work ---------------------------------------------------------------------------------------
 

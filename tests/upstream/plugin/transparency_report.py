@@ -1,59 +1,31 @@
-"""A pytest plugin that writes what became of each test, one JSON line a phase.
+"""What became of each test: one JSON line a phase, whatever runs the tests.
 
-It runs inside the interpreter of the upstream suite, so it may import nothing but pytest and the standard library.
-Lines are written as they happen: when a run hangs and is killed, the last "started" line names the test that hung.
+Lines are written as they happen: when a run hangs and is killed, the last "started" line names the test that hung. The
+phases are pytest's: set-up, call and teardown, and "collect" for what could not even be found.
 """
 
 import json
-from pathlib import Path
-from typing import Any, TextIO
+import os
+from typing import Any
 
-import pytest
+from transparency_tally import CURRENT_TEST  # type: ignore[import-not-found]
 
-_stream = pytest.StashKey[TextIO]()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that says where the report goes."""
-    parser.addoption("--transparency-report", type=Path, required=True, help="file for one JSON line a test phase")
+__all__ = ["Report"]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Open the report and register the recorder that fills it."""
-    stream = config.getoption("--transparency-report").open("w", encoding="utf-8", buffering=1)
-    config.stash[_stream] = stream
-    config.pluginmanager.register(_Recorder(stream), "transparency-recorder")
+class Report:
+    """The file that run.py reads; it names it in the environment variable TRANSPARENCY."""
 
+    def __init__(self) -> None:
+        path = json.loads(os.environ["TRANSPARENCY"])["report"]
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Close the report."""
-    if _stream in config.stash:
-        config.stash[_stream].close()
+    def started(self, test: str) -> None:
+        """Write that *test* starts; what happens from now on belongs to it."""
+        os.environ[CURRENT_TEST] = test
+        self.write(test, phase="started", outcome="started")
 
-
-class _Recorder:
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def _write(self, **record: Any) -> None:
-        self._stream.write(json.dumps(record) + "\n")
-
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self._write(test=nodeid, phase="started", outcome="started")
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        # An expected failure is reported as skipped and carries `wasxfail`; a strict one that passes is a failure.
-        outcome = "xfailed" if report.skipped and hasattr(report, "wasxfail") else report.outcome
-        self._write(test=report.nodeid, phase=report.when, outcome=outcome, text=_message(report))
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if report.failed:
-            self._write(test=report.nodeid, phase="collect", outcome="failed", text=_message(report))
-
-
-def _message(report: pytest.TestReport | pytest.CollectReport) -> str:
-    """Return the first line of what a failure says, and where; the run's log has the traceback."""
-    crash = getattr(report.longrepr, "reprcrash", None)
-    if not report.failed or crash is None:
-        return report.longreprtext[-200:] if report.failed else ""
-    return f"{str(crash.message).partition(chr(10))[0][:200]} ({crash.path}:{crash.lineno})"
+    def write(self, test: str, *, phase: str, outcome: str, text: str = "") -> None:
+        """Write one record."""
+        record: dict[str, Any] = {"test": test, "phase": phase, "outcome": outcome, "text": text}
+        os.write(self._file, json.dumps(record).encode() + b"\n")
