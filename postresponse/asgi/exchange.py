@@ -4,15 +4,11 @@
 exists per message of a stream. What a client's leaving means is in `watch.py`; what follows from it, in the core.
 """
 
-import functools
 import inspect
-import itertools
 import logging
 import math
-import os
 import random
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from time import monotonic_ns
 from typing import Any, Final, TypeVar
@@ -27,17 +23,17 @@ from anyio import (
 from anyio import Event as Flag
 from anyio.lowlevel import checkpoint
 
+from postresponse.asgi.messages import BODY, END_OF_BODY, START, checked_head, content_type_of, encoded, items_of, kept
 from postresponse.asgi.performing import at_once, drive, on_thread, perform
 from postresponse.asgi.watch import Watch
 from postresponse.core.exchange import Exchange, Failure
-from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, Outcome, State
 from postresponse.core.policy import Retry
 from postresponse.core.settings import Settings
 from postresponse.core.settlement import Step, Steps, commit_early, finish, open_unit, refuse, run_start_hooks, settle
 from postresponse.drained import transport_drained
 from postresponse.error_response import ErrorResponse, asgi_response, default_error_response, sendable
-from postresponse.exceptions import MessageOrderError, ResponseReplaced
+from postresponse.exceptions import ResponseReplaced
 from postresponse.held import HeldBody
 from postresponse.shielding import shielded
 
@@ -47,15 +43,10 @@ T = TypeVar("T")
 
 logger: Final = logging.getLogger("postresponse")
 
-START: Final = "http.response.start"
-BODY: Final = "http.response.body"
-END_OF_BODY: Final = {"type": BODY, "body": b"", "more_body": False}
 BARRIER: Final = 65_536
 """A last message over this many bytes is sent apart from the end: uvicorn returns with most of it unsent."""
 LINGER: Final = 1.0
 """Seconds that a last send may take once the client has left."""
-PIECES: Final = 4
-"""Pieces of a spilled body that are read at a time, of 128 KiB each."""
 QUICK: Final = 10_000_000
 """Nanoseconds: a response that starts within this time is not watched for a disconnect before its head."""
 BRIEF: Final = 1_000_000
@@ -226,7 +217,7 @@ class ASGIExchange(Exchange):
 
     async def _take_head(self, message: Any) -> None:
         if self._state is PENDING and self._moves is not OBSERVED:
-            message = _checked_head(message)
+            message = checked_head(message)
         action = self._advance(Event.START)
         if action is Action.DROP:
             return
@@ -242,11 +233,7 @@ class ASGIExchange(Exchange):
         if now - self._began > QUICK:
             self._begin_watch(since=self._began)
         if action is HOLD:
-            content_type = ""
-            for name, value in message.get("headers", ()):
-                if len(name) == 12 and name.lower() == b"content-type":
-                    content_type = _decoded(value)
-            if self._streams(content_type):
+            if self._streams(content_type_of(message)):
                 # A client of server-sent events waits for the head, and the first event may be long in coming.
                 await self._may_leave(self._advance(Event.ENDLESS), Event.ENDLESS, None)
         else:
@@ -303,7 +290,7 @@ class ASGIExchange(Exchange):
         """Keep a part of the body; the action that follows where it is one too many."""
         held = self._holder()
         if message["type"] != BODY:
-            held.mark(_kept(message))
+            held.mark(kept(message))
             return Action.NOTHING
         chunk = message.get("body", b"")
         action = self._limit(held.size + len(chunk))
@@ -341,7 +328,7 @@ class ASGIExchange(Exchange):
         """Hand over what is held; its last bytes go with an empty last *message*, since nobody waits for that one."""
         last: Any = None
         try:
-            async with aclosing(_items_of(held)) as items:
+            async with aclosing(items_of(held)) as items:
                 async for item in items:
                     if item == END_OF_BODY and isinstance(last, bytes):  # trailers follow
                         item = {**END_OF_BODY, "body": last}
@@ -366,7 +353,7 @@ class ASGIExchange(Exchange):
         """The start message as it leaves: with what hooks changed, and Content-Length where all is known."""
         assert self._start is not None
         if self._headers is not None and self._headers != self._read_headers():
-            self._start = {**self._start, "headers": _encoded(self._headers)}
+            self._start = {**self._start, "headers": encoded(self._headers)}
         if self._start["status"] != self._status:
             self._start = {**self._start, "status": self._status}
         if final is not None and self._moves is BUFFERED:
@@ -472,7 +459,7 @@ class ASGIExchange(Exchange):
         self._is_read, self._needs_no_body, self._counted = True, self._is_head, True
         self._bytes = 0 if self._is_head else len(response.body)
         self._head_sent = monotonic_ns()
-        await self._hand({"type": START, "status": response.status, "headers": _encoded(response.headers)})
+        await self._hand({"type": START, "status": response.status, "headers": encoded(response.headers)})
         await self._hand({"type": BODY, "body": b"" if self._is_head else response.body, "more_body": False})
         self._advance(TAKEN)
         self._body_sent = monotonic_ns()
@@ -662,64 +649,3 @@ class ASGIExchange(Exchange):
         if self._pending_send is not None:
             # The last send may be about to return: hypercorn tells of the disconnect while it still runs.
             self._pending_send.deadline = current_time() + (LINGER if self._state >= State.ENDING else 0)
-
-
-def _kept(message: Any) -> dict[str, Any]:
-    """A message that can be sent later: the application may close its descriptor once `send` has returned."""
-    kept = dict(message)
-    if kept["type"] == "http.response.zerocopysend":
-        kept["file"] = _Descriptor(kept["file"])
-    return kept
-
-
-async def _items_of(held: HeldBody) -> AsyncGenerator[Any, None]:
-    """Give what is held, in order; from a file by a few pieces at a time, since each time costs a turn of a thread."""
-    if not held.spilled:
-        for item in held.take():
-            yield item
-        return
-    items, batch = held.take(), deque[Any]()
-    while batch := await on_thread(deque, itertools.islice(items, PIECES)):
-        while batch:
-            yield batch.popleft()
-
-
-def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-
-
-class _Descriptor:
-    """A descriptor of our own for a file that the application may close meanwhile."""
-
-    __slots__ = ("_number",)
-
-    def __init__(self, file: Any) -> None:
-        self._number = os.dup(file if isinstance(file, int) else file.fileno())
-
-    def fileno(self) -> int:
-        return self._number
-
-    def __del__(self) -> None:
-        os.close(self._number)
-
-
-def _checked_head(message: Any) -> Any:
-    """Return a head that can leave; a server that refuses it does so once the transaction has committed."""
-    status = message["status"]
-    if (
-        type(status) is not int and (isinstance(status, bool) or not isinstance(status, int))
-    ) or not 100 <= status <= 999:
-        raise MessageOrderError(f"http.response.start: expected a status code, found {status!r}")
-    headers = message.get("headers", ())
-    if type(headers) is not list and type(headers) is not tuple:
-        headers = list(headers)
-        message = {**message, "headers": headers}
-    together = b"".join(itertools.chain.from_iterable(headers))
-    if b"\n" in together or b"\r" in together or b"\0" in together:
-        check_headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
-    return message
-
-
-@functools.lru_cache(maxsize=256)
-def _decoded(value: bytes) -> str:
-    return value.decode("latin-1")
