@@ -30,6 +30,8 @@ from postresponse.core.exchange import Exchange
 from postresponse.core.lifecycle import Outcome
 from postresponse.core.policy import did_you_mean
 from postresponse.exceptions import CommitRefused, ConfigurationError, UnitOfWorkError
+from postresponse.unit_of_work.django_commit import send_commit, ticket_on
+from postresponse.unit_of_work.statements import only_reads, worse_of
 
 __all__ = ["DjangoUnitOfWork"]
 
@@ -42,7 +44,7 @@ _IN_ERROR: Final = 3
 class _Unit:
     """The transaction of one exchange on one alias; what both twins share."""
 
-    __slots__ = ("_atomic", "_connection", "_due", "_earlier_error", "_using")
+    __slots__ = ("_atomic", "_connection", "_due", "_earlier_error", "_using", "_wrote", "statement_error")
 
     active = True  # inside of atomic() Django lets no view commit or roll back by itself
     changed = False  # what is written after the end commits by itself
@@ -53,6 +55,8 @@ class _Unit:
         self._connection: Any = None
         self._atomic: Any = None
         self._earlier_error: BaseException | None = None
+        self._wrote = False
+        self.statement_error: BaseException | None = None
 
     @property
     def touched(self) -> bool:
@@ -67,6 +71,18 @@ class _Unit:
         atomic.__enter__()
         # Django never forgets the error of an earlier request on the same connection.
         self._connection, self._atomic, self._earlier_error = connection, atomic, connection.rollback_exc
+        connection.execute_wrappers.append(self._execute)
+
+    def _execute(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
+        """Run a statement, as Django's execute wrappers do, and remember what it failed with."""
+        self._wrote = self._wrote or not (isinstance(sql, str) and only_reads(sql))
+        try:
+            return execute(sql, params, many, context)
+        except transaction.TransactionManagementError:  # behind one that failed: never the reason itself
+            raise
+        except Exception as error:
+            self.statement_error = worse_of(self.statement_error, error)
+            raise
 
     def sever(self) -> None:
         """Shut the connection's socket down under a call that hangs; it then fails, and returns."""
@@ -77,9 +93,14 @@ class _Unit:
         self._check_place()
         connection, callbacks = self._connection, []
         self._check_committable(connection)
-        if not connection.savepoint_ids:
+        if connection.savepoint_ids:
+            self._exit()
+        else:
+            ticket = ticket_on(connection) if self._wrote else None
             callbacks, connection.run_on_commit = connection.run_on_commit, []
-        self._exit()
+            # Not by Atomic.__exit__: behind a lost connection it would connect anew, and tell of that instead.
+            self._leave_atomic(connection)
+            send_commit(connection, ticket)
         # Not left to Django: there one that raises would make a commit that succeeded look like one that failed.
         for _, callback, _ in callbacks:
             try:
@@ -89,7 +110,7 @@ class _Unit:
 
     def _roll_back(self) -> None:
         if self._atomic is None:
-            return  # a commit that failed: Django has rolled back
+            return  # a commit that failed, and was rolled back
         self._check_place()
         connection = self._connection
         while connection.atomic_blocks[-1] is not self._atomic:
@@ -100,9 +121,7 @@ class _Unit:
             self._exit()
             return
         # Not by Atomic.__exit__: after a rollback that fails it would connect anew at once, to a server that is gone.
-        self._atomic = None
-        connection.atomic_blocks.pop()
-        connection.in_atomic_block = False
+        self._leave_atomic(connection)
         connection.rollback()
         connection.set_autocommit(True)
 
@@ -111,6 +130,7 @@ class _Unit:
         self._roll_back()
         if not self._connection.in_atomic_block:
             self._connection.close_if_unusable_or_obsolete()
+        self._stop_watching(self._connection)
         self._connection = None
 
     def _give_up(self) -> None:
@@ -118,12 +138,22 @@ class _Unit:
         connection, self._connection, self._atomic = self._connection, None, None
         if connection is None:
             return
+        self._stop_watching(connection)
         connection.in_atomic_block = connection.closed_in_transaction = connection.needs_rollback = False
         connection.inc_thread_sharing()
         try:
             connection.close()
         finally:
             connection.dec_thread_sharing()
+
+    def _stop_watching(self, connection: Any) -> None:
+        with suppress(ValueError):
+            connection.execute_wrappers.remove(self._execute)
+
+    def _leave_atomic(self, connection: Any) -> None:
+        self._atomic = None
+        connection.atomic_blocks.pop()
+        connection.in_atomic_block = False
 
     def _exit(self) -> None:
         atomic, self._atomic = self._atomic, None
@@ -149,11 +179,13 @@ class _Unit:
             )
         if connection.needs_rollback or _is_in_error(connection):
             error = connection.rollback_exc
+            if error is self._earlier_error:
+                error = self.statement_error if _is_in_error(connection) else None
             raise CommitRefused(
                 f"the transaction on {self._using!r} can only be rolled back: an error of the database was caught "
                 "inside it, or set_rollback(True) was called. Let the error out, put transaction.atomic() around the "
                 "statements that may fail, or call doom() to roll back on purpose"
-            ) from (None if error is self._earlier_error else error)
+            ) from error
         if connection.atomic_blocks[-1] is not self._atomic:
             raise CommitRefused(
                 f"a transaction.atomic() block on {self._using!r} is still open: a streaming body may not hold one "
@@ -222,6 +254,11 @@ class DjangoUnitOfWork:
     `transaction.on_commit` callbacks run right after this commit, which in head and buffered mode is before the first
     byte; one that raises is logged and the others run. A transaction that can only be rolled back, because an error of
     the database was caught inside it, is a failed commit (`CommitRefused`) and not a silent rollback.
+
+    A connection lost inside COMMIT is no guess: on PostgreSQL the transaction is looked up, within seconds, on a new
+    connection. It committed, and the response stands; it was rolled back (`CommitRefused`); or nobody can tell
+    (`CommitInDoubt`), as on other databases. For that each commit of what may have written asks for the transaction's
+    id first, in one round trip.
 
     In head mode a streaming body runs after the commit, in autocommit, as it does with ATOMIC_REQUESTS: what it writes
     late commits by itself. Under WSGI its first part is made before the commit. Give a view whose body needs the

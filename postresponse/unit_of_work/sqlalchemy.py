@@ -4,102 +4,135 @@ Lazy: the session is made when a handler first asks for it, and takes a connecti
 request that asks for none costs nothing, at begin and at commit.
 """
 
+import logging
 import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
-from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, ExceptionContext, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
+from sqlalchemy.util import greenlet_spawn
 
 from postresponse.core.current import current_exchange
 from postresponse.core.exchange import Exchange
-from postresponse.exceptions import CommitInDoubt, CommitRefused, ConfigurationError, NoExchange
+from postresponse.exceptions import CommitInDoubt, CommitRefused, ConfigurationError, NoExchange, PartialCommit
+from postresponse.shielding import time_limit
+from postresponse.unit_of_work.in_doubt import Fate, alook_up, look_up
+from postresponse.unit_of_work.sqlalchemy_transaction import Transaction, transaction_on
+from postresponse.unit_of_work.statements import worst_of
 
 __all__ = ["AsyncSQLAlchemyUnitOfWork", "SQLAlchemyUnitOfWork"]
 
+logger: Final = logging.getLogger("postresponse")
+
+HANG_UP: Final = 1.0
+"""Seconds for an async driver to close a connection that is lost; some say goodbye first, and wait for an answer."""
+
 S = TypeVar("S", Session, AsyncSession)
 
-# `event.contains` knows an engine by its id, which a later one may have again.
-_listened_to: Final[WeakSet[Engine]] = WeakSet()
-
-_FAILED: Final = "postresponse.failed"
 _SWALLOWED: Final = (
     "a statement failed, its error was swallowed, and the database has given up the transaction; let the error "
     "through, put what may fail into session.begin_nested(), or roll back on purpose with doom()"
 )
-_READS: Final = ("select", "with", "show", "explain", "pragma", "values", "table")
 
 
 class _Use:
     """What one session did since it was made or closed: seen by SQLAlchemy's events, with no reference back to it."""
 
-    __slots__ = ("begun", "connections", "late", "wrote")
+    __slots__ = ("_asks", "_committed", "_error", "transactions")
 
     def __init__(self) -> None:
-        self.begun = False
-        self.late = False
-        self.wrote = False
-        self.connections: list[Connection] = []
+        self._asks = False
+        self._committed = False
+        self._error: BaseException | None = None
+        self.transactions: dict[Connection, Transaction] = {}
+
+    @property
+    def error(self) -> BaseException | None:
+        """The error of a statement in the session's transaction, or in its last one."""
+        return worst_of(each.error for each in self.transactions.values()) or self._error
+
+    @property
+    def committed(self) -> bool:
+        """Whether a COMMIT was sent, ever, and not refused."""
+        return self._committed or any(each.sent and not each.refused for each in self.transactions.values())
 
     def closed(self) -> None:
-        self.begun = self.wrote = False
-        self.late = True
-        self.connections.clear()
+        self._error = self.error
+        self._forget()
+
+    def _forget(self) -> None:
+        self._committed = self.committed
+        self._asks = False
+        for each in self.transactions.values():
+            each.error = None  # the connection keeps its transaction in the pool
+        self.transactions.clear()
 
     def on_begin(self, session: Session, transaction: object, connection: Connection) -> None:
-        self.begun = True
-        if connection in self.connections:  # a savepoint
-            return
-        self.connections.append(connection)
-        connection.info.pop(_FAILED, None)
-        if connection.engine not in _listened_to:
-            _listened_to.add(connection.engine)
-            event.listen(connection.engine, "handle_error", _on_error)
-        if self.late:
-            event.listen(connection, "before_cursor_execute", self.on_late_statement)
+        if connection in self.transactions and transaction_on(connection) is self.transactions[connection]:
+            return  # a savepoint
+        if not any(other.in_transaction() for other in self.transactions if other is not connection):
+            self._forget()
+            self._error = None
+        self.transactions[connection] = Transaction(connection, asks=self._asks)
 
-    def lost(self) -> list[Connection]:
-        """The connections on which a statement failed and whose transaction may be lost with it."""
-        return [connection for connection in self.connections if _FAILED in connection.info]
+    def on_commit(self) -> None:
+        """From now on every COMMIT is the unit's own."""
+        self._asks = True
+        for each in self.transactions.values():
+            each.asks = True
 
-    def on_late_statement(
-        self, connection: Connection, cursor: object, statement: str, parameters: object, context: Any, many: bool
-    ) -> None:
-        first = statement.lstrip("( \t\r\n")[:8].lower()
-        self.wrote = self.wrote or context.isinsert or not first.startswith(_READS)
+    def lost(self) -> list[tuple[Connection, Transaction]]:
+        """The transactions that may be lost with a statement that failed."""
+        return [(connection, each) for connection, each in self.transactions.items() if each.failed]
+
+    def is_committed(self, fates: list[Fate], error: Exception) -> bool:
+        """Tell whether all is committed in spite of the *error* that the session's commit raised.
+
+        Raises:
+            CommitInDoubt: Nobody knows.
+            PartialCommit: Of several databases some committed.
+            CommitRefused: The connection was lost, and the transaction rolled back.
+        """
+        known = list(zip(self.transactions.values(), fates, strict=True))
+        for each, fate in known:
+            each.refused = each.refused or fate is Fate.ABORTED
+        known = [(each, fate) for each, fate in known if each.wrote] or known  # the others have nothing to commit
+        if any(fate is Fate.UNKNOWN for _, fate in known):
+            raise CommitInDoubt("the connection was lost inside COMMIT; nobody knows whether it committed") from error
+        lost = any(each.lost for each, _ in known)
+        committed = tuple(repr(each.engine.url) for each, fate in known if fate is Fate.COMMITTED)
+        failed = tuple(repr(each.engine.url) for each, fate in known if fate is Fate.ABORTED)
+        if committed and failed:
+            raise PartialCommit(committed, failed[0], failed[1:]) from error
+        if committed and lost:
+            logger.warning("the connection was lost inside COMMIT; the database says that it committed")
+        elif committed:
+            logger.error("COMMIT succeeded, and what came behind it failed", exc_info=error)
+        elif lost:
+            raise CommitRefused("the connection was lost inside COMMIT, and the database has rolled back") from error
+        return bool(committed)
 
 
-def _on_error(context: ExceptionContext) -> None:
-    if context.connection is not None:
-        context.connection.info[_FAILED] = context.original_exception
-
-
-def _check(connections: list[Connection]) -> None:
+def _check(suspects: list[tuple[Connection, Transaction]]) -> None:
     """Refuse to commit what the database has given up already, behind a statement whose error was swallowed.
 
     PostgreSQL answers such a COMMIT with a rollback and no error. MySQL and MariaDB roll back at a deadlock (1213), and
     COMMIT then keeps only what came after it.
     """
-    for connection in connections:
-        failed: BaseException | None = connection.info.pop(_FAILED)
+    for connection, transaction in suspects:
         if connection.dialect.name == "postgresql":
             try:
                 connection.exec_driver_sql("SELECT 1")
-            except DBAPIError as error:
-                raise CommitRefused(_SWALLOWED) from error
-        elif connection.dialect.name in ("mysql", "mariadb") and failed is not None and failed.args[:1] == (1213,):
-            raise CommitRefused(_SWALLOWED) from failed
-
-
-def _check_answered(error: DBAPIError) -> None:
-    """Tell a COMMIT whose answer was lost with the connection from one that was refused."""
-    if error.connection_invalidated:
-        raise CommitInDoubt("the connection was lost inside COMMIT; nobody knows whether it committed") from error
+            except SQLAlchemyError:
+                raise CommitRefused(_SWALLOWED) from transaction.error
+        elif transaction.deadlocked:
+            raise CommitRefused(_SWALLOWED) from transaction.error
 
 
 class _Unit(Generic[S]):
@@ -129,12 +162,23 @@ class _Unit(Generic[S]):
     @property
     def active(self) -> bool:
         """False once the handler committed or rolled back itself and did nothing since."""
-        return self._session is None or not self._use.begun or self._session.in_transaction()
+        return self._session is None or not self._use.transactions or self._session.in_transaction()
 
     @property
     def changed(self) -> bool:
         session = self._session
-        return session is not None and bool(self._use.wrote or session.new or session.dirty or session.deleted)
+        wrote = any(each.wrote for each in self._use.transactions.values())
+        return session is not None and bool(wrote or session.new or session.dirty or session.deleted)
+
+    @property
+    def statement_error(self) -> BaseException | None:
+        """The error of a statement in its transaction, the transient one of several, also if it was caught; a copy."""
+        return self._use.error
+
+    @property
+    def committed(self) -> bool:
+        """True once a transaction of the session may have been committed, by the handler too: never run it again."""
+        return self._use.committed
 
     def _closed(self) -> None:
         self._wanted = False
@@ -150,11 +194,16 @@ class _SyncUnit(_Unit[Session]):
     def commit(self) -> None:
         _check(self._use.lost())
         self.session.flush()
+        self._use.on_commit()
         try:
             self.session.commit()
-        except DBAPIError as error:
-            _check_answered(error)
-            raise
+        except Exception as error:
+            transactions = self._use.transactions.values()
+            if any(each.lost for each in transactions):
+                with suppress(Exception):
+                    self.session.invalidate()
+            if not self._use.is_committed([each.fate or look_up(each.ask_anew) for each in transactions], error):
+                raise
 
     def rollback(self) -> None:
         self.session.rollback()
@@ -169,7 +218,7 @@ class _SyncUnit(_Unit[Session]):
 
     def sever(self) -> None:
         """Shut the sockets down under a call that hangs; it then fails, and returns."""
-        for connection in list(self._use.connections):
+        for connection in list(self._use.transactions):
             with suppress(Exception):
                 _shut_down(connection.connection.dbapi_connection)
 
@@ -184,11 +233,18 @@ class _AsyncUnit(_Unit[AsyncSession]):
         if lost := self._use.lost():
             await self.session.run_sync(lambda _: _check(lost))
         await self.session.flush()
+        self._use.on_commit()
         try:
             await self.session.commit()
-        except DBAPIError as error:
-            _check_answered(error)
-            raise
+        except Exception as error:
+            transactions = self._use.transactions.values()
+            if any(each.lost for each in transactions):
+                with suppress(Exception):
+                    async with time_limit(HANG_UP):
+                        await self.session.invalidate()
+            fates = [each.fate or await alook_up(partial(greenlet_spawn, each.ask_anew)) for each in transactions]
+            if not self._use.is_committed(fates, error):
+                raise
 
     async def rollback(self) -> None:
         await self.session.rollback()
@@ -216,6 +272,11 @@ class SQLAlchemyUnitOfWork:
     """One `Session` a request, committed or rolled back as the middleware's policy says.
 
     Under ASGI its commit runs on a thread, never on the event loop.
+
+    A connection lost inside COMMIT is no guess: on PostgreSQL (13 or newer) the transaction is looked up, within
+    seconds, on a new connection of the same engine. It committed, and the response stands; it was rolled back
+    (`CommitRefused`); or nobody can tell (`CommitInDoubt`), as on other databases. For that each commit of what may
+    have written asks for the transaction's id first, in one round trip.
 
     Args:
         sessionmaker: Makes a session: `sqlalchemy.orm.sessionmaker(engine)` or any function that returns one.
@@ -256,6 +317,8 @@ class SQLAlchemyUnitOfWork:
 
 class AsyncSQLAlchemyUnitOfWork:
     """One `AsyncSession` a request, committed or rolled back as the middleware's policy says; for ASGI.
+
+    A connection lost inside COMMIT is looked up as for `SQLAlchemyUnitOfWork`.
 
     Args:
         sessionmaker: Makes a session: `sqlalchemy.ext.asyncio.async_sessionmaker(engine)` or any function that

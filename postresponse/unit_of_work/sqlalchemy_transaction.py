@@ -1,0 +1,147 @@
+"""One transaction of a session on one connection: what SQLAlchemy's events tell of it, and how its COMMIT ended.
+
+The events are the engine's and heard once, whatever the number of sessions: a listener on each session or connection
+would cost as much as the session.
+"""
+
+from collections.abc import Callable
+from contextlib import closing, suppress
+from functools import partial
+from typing import Any, Final
+from weakref import WeakSet
+
+from sqlalchemy import Connection, Engine, ExceptionContext, event
+
+from postresponse.unit_of_work.in_doubt import Fate, Ticket, ask, foregone, run, ticket_of, was_refused
+from postresponse.unit_of_work.statements import only_reads, worse_of
+
+__all__ = ["Transaction", "transaction_on"]
+
+_KEY: Final = "postresponse"
+
+# `event.contains` knows an engine by its id, which a later one may have again.
+_listened_to: Final[WeakSet[Engine]] = WeakSet()
+
+
+class Transaction:
+    """What one transaction on one connection did; the engine's events find it in the connection's `info`.
+
+    Attributes:
+        error: The error of a statement, the transient one of several; a copy.
+        failed: Whether a statement failed, and the database may have given it up.
+        deadlocked: Whether it failed with the deadlock of MySQL and MariaDB.
+        asks: Whether its ticket is asked for before COMMIT.
+        sent: COMMIT was sent, or is about to be.
+        refused: The database's answer was an error, or it was found to have rolled back.
+        lost: There was no answer.
+    """
+
+    __slots__ = ("asks", "deadlocked", "engine", "error", "failed", "lost", "refused", "sent", "ticket", "wrote")
+
+    def __init__(self, connection: Connection, *, asks: bool) -> None:
+        self.engine = connection.engine
+        self.asks = asks
+        self.error: BaseException | None = None
+        self.failed = self.deadlocked = self.wrote = self.sent = self.refused = self.lost = False
+        self.ticket: Ticket | None = None
+        _listen(connection.engine)
+        connection.info[_KEY] = self
+
+    @property
+    def fate(self) -> Fate | None:
+        """What became of it; None where it has to be looked up."""
+        if self.lost:
+            return foregone(self.ticket)
+        return Fate.COMMITTED if self.sent and not self.refused else Fate.ABORTED
+
+    def ask_anew(self) -> Fate | None:
+        """Ask on a connection that is not of the pool: that may be used up, by this very transaction among others."""
+        assert self.ticket is not None
+        pool = self.engine.pool.recreate()
+        try:
+            with closing(pool.connect()) as connection:
+                return ask(partial(run, connection), self.ticket)
+        finally:
+            pool.dispose()
+
+    def on_error(self, context: ExceptionContext) -> None:
+        error = context.original_exception
+        if self.sent:
+            self.refused = _is_answer(context)
+            self.lost = not self.refused
+        self.failed = True
+        self.deadlocked = self.deadlocked or error.args[:1] == (1213,)
+        if isinstance(error, Exception) and not self.lost:
+            self.error = worse_of(self.error, context.sqlalchemy_exception or error)
+
+    def on_commit(self, connection: Connection) -> None:
+        driver: Any = connection.connection
+        in_transaction = getattr(driver, "autocommit", False) is not True
+        if self.asks and self.wrote and in_transaction and connection.dialect.name == "postgresql":
+            self.ticket = ticket_of(partial(_query, connection), connection.info)
+        self.sent = True
+
+
+def _is_answer(context: ExceptionContext) -> bool:
+    """Whether this error is the database's answer to COMMIT, and not one of ours or of a connection that was lost."""
+    if context.is_disconnect or context.sqlalchemy_exception is None:
+        return False
+    return context.dialect.name != "postgresql" or was_refused(context.sqlalchemy_exception)
+
+
+def _query(connection: Connection, statement: str) -> Any:
+    """Run *statement* on the driver's connection, in a third of SQLAlchemy's time and unseen by its events."""
+    with suppress(Exception):
+        return run(connection.connection, statement)
+    return connection.exec_driver_sql(statement).first()  # fails as well, and as SQLAlchemy knows it
+
+
+def transaction_on(connection: Connection | None) -> Transaction | None:
+    """Return the transaction of a unit of work that *connection* is in."""
+    if connection is None or connection.closed or connection.invalidated:
+        return None
+    return connection.info.get(_KEY)
+
+
+def _on_begin(connection: Connection) -> None:
+    connection.info.pop(_KEY, None)  # of a session that had the connection before
+
+
+def _on_statement(connection: Connection, cursor: object, statement: str, *others: object) -> None:
+    transaction = transaction_on(connection)
+    if transaction is not None and not transaction.wrote:
+        transaction.wrote = not only_reads(statement)
+
+
+def _on_error(context: ExceptionContext) -> None:
+    transaction = transaction_on(context.connection)
+    if transaction is not None:
+        transaction.on_error(context)
+
+
+def _on_commit(connection: Connection) -> None:
+    transaction = transaction_on(connection)
+    if transaction is not None and not transaction.sent:
+        transaction.on_commit(connection)
+
+
+def _on_commit_prepared(connection: Connection, *others: object) -> None:
+    transaction = transaction_on(connection)
+    if transaction is not None:
+        transaction.sent = True
+
+
+_LISTENERS: Final[dict[str, Callable[..., None]]] = {
+    "begin": _on_begin,
+    "before_cursor_execute": _on_statement,
+    "handle_error": _on_error,
+    "commit": _on_commit,
+    "commit_twophase": _on_commit_prepared,
+}
+
+
+def _listen(engine: Engine) -> None:
+    if engine not in _listened_to:
+        _listened_to.add(engine)
+        for name, listener in _LISTENERS.items():
+            event.listen(engine, name, listener)
