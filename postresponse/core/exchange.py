@@ -140,6 +140,8 @@ class Exchange:
     _exception: BaseException | None = None
     _drained: bool | None = None
     _after_rollback: list[Callable[[], Any]] | None = None
+    _at_end: list[Callable[[], Any]] | None = None
+    """What a unit of work has to let go of, for a discarded attempt as well."""
 
     def __init__(self, settings: Settings, scope: Any, began: int) -> None:
         self._settings = settings
@@ -519,7 +521,7 @@ class Exchange:
         kind = self._kind
         if kind is not None and (not self._unit_ended or (kind.lazy and self._unit.touched)):
             return False
-        if self._on_finished is not None or self._settings.on_finished is not None:
+        if self._on_finished is not None or self._settings.on_finished is not None or self._at_end is not None:
             return False
         return not access.isEnabledFor(INFO)
 

@@ -265,6 +265,7 @@ def finish(exchange: Exchange) -> Steps[None]:
             passing = error
     if exchange._reported() and not exchange._again:
         yield from _report(exchange)
+    yield from _run_all(exchange, "on_finished", exchange._at_end, ())
     if passing is not None:
         raise passing
 

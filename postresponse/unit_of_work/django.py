@@ -27,7 +27,6 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from postresponse.core.current import current
 from postresponse.core.exchange import Exchange
-from postresponse.core.lifecycle import Outcome
 from postresponse.core.policy import did_you_mean
 from postresponse.exceptions import CommitRefused, ConfigurationError, UnitOfWorkError
 from postresponse.unit_of_work.django_commit import send_commit, ticket_on
@@ -317,13 +316,13 @@ def _thread_of(exchange: Exchange) -> ThreadSensitiveContext:
     # Not by its `async with`: it would share one that is entered already, and two requests never share a transaction.
     SyncToAsync.thread_sensitive_context.set(thread)
 
-    def end(outcome: Outcome) -> None:
+    def end() -> None:
         executor = SyncToAsync.context_to_thread_executor.pop(thread, None)
         if executor is not None:
             executor.submit(connections.close_all)  # opened by hooks, after Django closed its own
             executor.shutdown(wait=False)
 
-    exchange.on_finished(end)
+    exchange._at_end = [end]
     return thread
 
 

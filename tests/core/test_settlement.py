@@ -3,13 +3,13 @@ from typing import Any
 
 import pytest
 
-from postresponse import CommitPolicy, Outcome
+from postresponse import CommitPolicy, Outcome, Retry
 from postresponse.core.exchange import Exchange, Failure
 from postresponse.core.lifecycle import Ending, Event, State, UnitState
 from postresponse.core.settlement import finish, open_unit, refuse, run_start_hooks, settle
 from postresponse.exceptions import BodyTooLarge, InvalidHeader, MessageOrderError
 from tests.core.exchanges import exchange_of, give_head, perform, settings_of
-from tests.fakes import FakeUnit, FakeUnits
+from tests.fakes import Conflict, FakeUnit, FakeUnits
 
 
 class LazyUnit(FakeUnit):
@@ -272,3 +272,15 @@ def test_a_factory_that_fails_leaves_nothing_to_end() -> None:
     assert perform(open_unit(exchange)) is Event.REFUSED
     assert (exchange._unit, exchange.unit_of_work) == (None, UnitState.NONE)
     assert [failure.stage for failure in told] == ["begin"]
+
+
+def test_a_discarded_attempt_tells_nobody_and_lets_go_of_what_it_holds() -> None:
+    told: list[object] = []
+    policy = CommitPolicy(retry=Retry())
+    exchange = exchange_of(unit_of_work=FakeUnits({"commit": Conflict()}), commit=policy, on_finished=told.append)
+    exchange._at_end = [lambda: told.append("let go")]
+    give_head(exchange)
+    exchange._advance(Event.FINAL)
+    assert perform(settle(exchange)) is Event.AGAIN
+    perform(finish(exchange))
+    assert told == ["let go"]
