@@ -330,7 +330,7 @@ def test_a_factory_that_makes_no_unit_of_work_answers_before_the_application_run
 def test_a_unit_of_work_that_cannot_begin_is_closed_and_the_application_does_not_run(side: Side) -> None:
     units = FakeUnits({"begin": LookupError("no such database")}, is_async=side.is_async)
     seen = side.ask(unit_of_work=units)
-    assert (seen.ran, seen.status, seen.error, units.log) == (False, 500, None, ["begin!", "close"])
+    assert (seen.ran, seen.status, seen.error, units.log) == (False, 500, None, ["begin!", "rollback", "close"])
 
 
 def test_an_async_unit_of_work_that_says_so_is_refused_by_wsgi_at_construction() -> None:

@@ -121,7 +121,7 @@ def test_a_conflict_is_run_again_with_the_same_body(site: Site, at: Point, stage
     (outcome,) = one.outcomes
     assert (outcome.attempt, outcome.unit_of_work, outcome.ending) == (3, UnitState.COMMITTED, Ending.HANDED_OVER)
     ends = [unit.log[1:] for unit in one.units.made]
-    first = ["commit!", "rollback", "close"] if stage == "commit" else ["close"]
+    first = ["commit!", "rollback", "close"] if stage == "commit" else ["rollback", "close"]
     assert ends == [first, first, ["commit", "close"]]
 
 

@@ -597,6 +597,11 @@ class ASGIExchange(Exchange):
         try:
             if not self._has_nothing_left():
                 await perform(self, finish(self))
+        except BaseException:
+            if self._again:  # cancelled: there is no other attempt that could be told of
+                self._again = False
+                await perform(self, finish(self))
+            raise
         finally:
             if self._watch is not None and not self._again:
                 self._watch.stop()

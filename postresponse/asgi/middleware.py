@@ -91,15 +91,18 @@ class PostResponseMiddleware:
                 if settings.unit_of_work is None or await exchange._open():
                     running = self.app(given, exchange.receive, exchange.send)
                     await running
-                if not exchange._is_done():
+                done = exchange._is_done()
+                if not done:
                     await exchange._ended()
-                    await exchange._finish()
             except BaseException as error:
                 named = _named(error, running)
                 if not await exchange._ended_by(named):
                     if named is error:
                         raise
                     raise named from None
+            else:
+                if not done:
+                    await exchange._finish()
             finally:
                 current.reset(token)
                 exchange._scope = None

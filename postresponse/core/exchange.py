@@ -140,6 +140,7 @@ class Exchange:
     _exception: BaseException | None = None
     _drained: bool | None = None
     _after_rollback: list[Callable[[], Any]] | None = None
+    _silenced = False
     _at_end: list[Callable[[], Any]] | None = None
     """What a unit of work has to let go of, for a discarded attempt as well."""
 
@@ -452,12 +453,17 @@ class Exchange:
             head=head,
         )
 
-    def _fail(self, stage: Stage, exception: BaseException) -> Failure:
+    def _fail(self, stage: Stage, exception: BaseException, *, unknown: bool = False) -> Failure:
         self._exception = exception
-        unknown, partial = isinstance(exception, CommitInDoubt), isinstance(exception, PartialCommit)
+        unknown, partial = unknown or isinstance(exception, CommitInDoubt), isinstance(exception, PartialCommit)
         transient = is_transient(exception) and not unknown and not partial
         self._failure = Failure(self, stage, exception, transient, unknown, partial)
         return self._failure
+
+    def _is_abandoned(self) -> bool:
+        """Whether the request was cancelled, and a handler on a thread may still be running."""
+        error = self._exception
+        return self._settings.is_async and error is not None and not isinstance(error, Exception)
 
     def _replayable(self) -> bool:
         """Whether all that was read of the request's body can be given again."""

@@ -13,7 +13,7 @@ from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import Event, UnitState
 from postresponse.core.policy import COMMIT, ROLL_BACK
 from postresponse.core.units import Manner, UnitKind, kind_of
-from postresponse.exceptions import BodyTooLarge, CommitInDoubt, MessageOrderError, WrongApplication
+from postresponse.exceptions import BodyTooLarge, MessageOrderError, WrongApplication
 
 __all__ = ["Step", "Steps", "commit_early", "finish", "open_unit", "refuse", "run_start_hooks", "settle"]
 
@@ -44,7 +44,8 @@ def open_unit(exchange: Exchange) -> Steps[Event | None]:
     except _ERRORS as error:
         exchange._fail("begin", error)
         if exchange._unit is not None:
-            exchange._unit_state = UnitState.ROLLED_BACK
+            exchange._settling = exchange._settings.clock()
+            yield from _roll_back(exchange)
             yield from _close(exchange)
             if _runs_again(exchange):
                 return Event.AGAIN
@@ -174,9 +175,11 @@ def _commit(exchange: Exchange) -> Steps[Event]:
     except GeneratorExit:
         raise
     except BaseException as error:
-        exchange._fail(stage, error)
+        # An exit out of COMMIT, as a worker's time-out raises it, says nothing of how that went on.
+        cut_off = stage == "commit" and not isinstance(error, Exception)
+        failure = exchange._fail(stage, error, unknown=cut_off)
         yield from _roll_back(exchange)
-        exchange._unit_state = UnitState.UNKNOWN if isinstance(error, CommitInDoubt) else UnitState.FAILED
+        exchange._unit_state = UnitState.UNKNOWN if failure.unknown else UnitState.FAILED
         yield from _close(exchange)
         if _runs_again(exchange):
             return Event.AGAIN
@@ -198,6 +201,7 @@ def _runs_again(exchange: Exchange) -> bool:
     except _ERRORS as error:
         logger.error("%s: Retry.on failed, and the request is not run again", exchange.route, exc_info=error)
     if exchange._again:
+        exchange._silenced = True
         logger.info("%s: attempt %s failed and is run again", exchange.route, exchange.attempt)
     return exchange._again
 
@@ -207,7 +211,11 @@ def _roll_back(exchange: Exchange) -> Steps[None]:
     exchange._unit_state = UnitState.ROLLED_BACK
     unit, kind = exchange._unit, exchange._kind
     assert kind is not None
-    if not kind.lazy or unit.touched:
+    if kind.lazy and not unit.touched:
+        return
+    if kind.rollback is Manner.BLOCKS and exchange._is_abandoned() and hasattr(unit, "invalidate"):
+        yield from _give_up(exchange)  # a thread may still be at work on its connection
+    else:
         yield from _clean_up(exchange, unit.rollback, kind.rollback, "roll back")
 
 
@@ -263,6 +271,11 @@ def finish(exchange: Exchange) -> Steps[None]:
             raise
         except BaseException as error:  # noqa: BLE001 (raised below: the outcome is reported whatever happened)
             passing = error
+    if exchange._silenced and not exchange._again:  # it was cancelled, and is the last attempt after all
+        exchange._silenced = False
+        yield from _after(exchange)
+        if exchange._failure is not None:
+            yield from _tell_failure(exchange, "it failed", exchange._settings.on_commit_failed)
     if exchange._reported() and not exchange._again:
         yield from _report(exchange)
     yield from _run_all(exchange, "on_finished", exchange._at_end, ())

@@ -86,7 +86,15 @@ def _is_answer(context: ExceptionContext) -> bool:
     """Whether this error is the database's answer to COMMIT, and not one of ours or of a connection that was lost."""
     if context.is_disconnect or context.sqlalchemy_exception is None:
         return False
-    return context.dialect.name != "postgresql" or was_refused(context.sqlalchemy_exception)
+    error, name = context.original_exception, context.dialect.name
+    if name == "postgresql":
+        return was_refused(context.sqlalchemy_exception)
+    if name == "sqlite":
+        return hasattr(error, "sqlite_errorcode")
+    code = error.args[0] if error.args else None
+    if name in ("mysql", "mariadb"):  # those from 2000 are the client's own
+        return isinstance(code, int) and not 2000 <= code < 3000
+    return True
 
 
 def _query(connection: Connection, statement: str) -> Any:

@@ -304,9 +304,9 @@ class WSGIExchange(Exchange):
         is_head = self._scope.get("REQUEST_METHOD") == "HEAD"
         self._status, self._headers, self._declared = response.status, list(response.headers), None
         self._needs_no_body, self._counted, self._bytes = is_head, True, 0
-        self._advance(Event.TAKEN)
         self._head_sent = monotonic_ns()
         self._server_start_response(_status_line(response.status), list(response.headers))
+        self._advance(Event.TAKEN)  # and not before: what the server raises is not the application's
         body = [] if is_head else [response.body]
         self._replacement = body_of(self, body, body, len(body))
 

@@ -296,10 +296,9 @@ def check_the_unit(walk: Walk) -> None:
     rolled_back = ["rollback!", "invalidate"] if plan.unit == "rollback" else ["rollback"]
     closed = ["close!", "invalidate"] if plan.unit == "close" else ["close"]
     if plan.unit == "begin":
-        ended = closed if issubclass(plan.error, Exception | SystemExit) else ["rollback", *closed]
-        assert (state, calls) == (UnitState.ROLLED_BACK, ["begin!", *ended])
+        assert (state, calls) == (UnitState.ROLLED_BACK, ["begin!", "rollback", *closed])
         return
-    doubt = plan.error is CommitInDoubt
+    doubt = plan.error is CommitInDoubt or (plan.unit == "commit" and not issubclass(plan.error, Exception))
     failed = UnitState.UNKNOWN if doubt else UnitState.FAILED
     ways = [
         (UnitState.COMMITTED, ["begin", "commit", *closed]),

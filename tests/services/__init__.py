@@ -2,7 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
-from tests.services import mariadb, postgres
+from tests.services import mariadb, own_postgres, postgres
 
-PROBES: Mapping[str, Callable[[], str | None]] = {"postgresql": postgres.unreachable, "mariadb": mariadb.unreachable}
+PROBES: Mapping[str, Callable[[], str | None]] = {
+    "postgresql": postgres.unreachable,
+    "own postgresql": own_postgres.unavailable,
+    "mariadb": mariadb.unreachable,
+}
 """For each service a function that says why it cannot be used, or None where it can."""
