@@ -16,7 +16,7 @@ __all__ = ["BODY", "END_OF_BODY", "START", "checked_head", "content_type_of", "e
 
 START: Final = "http.response.start"
 BODY: Final = "http.response.body"
-END_OF_BODY: Final = {"type": BODY, "body": b"", "more_body": False}
+END_OF_BODY: Final[dict[str, Any]] = {"type": BODY, "body": b"", "more_body": False}
 
 PIECES: Final = 4
 """Pieces of a spilled body that are read at a time: each time costs a turn of a thread."""

@@ -39,10 +39,15 @@ class Transaction:
     __slots__ = ("asks", "deadlocked", "engine", "error", "failed", "lost", "refused", "sent", "ticket", "wrote")
 
     def __init__(self, connection: Connection, *, asks: bool) -> None:
-        self.engine = connection.engine
-        self.asks = asks
+        self.engine: Engine = connection.engine
+        self.asks: bool = asks
         self.error: BaseException | None = None
-        self.failed = self.deadlocked = self.wrote = self.sent = self.refused = self.lost = False
+        self.failed: bool = False
+        self.deadlocked: bool = False
+        self.wrote: bool = False
+        self.sent: bool = False
+        self.refused: bool = False
+        self.lost: bool = False
         self.ticket: Ticket | None = None
         _listen(connection.engine)
         connection.info[_KEY] = self
@@ -108,7 +113,8 @@ def transaction_on(connection: Connection | None) -> Transaction | None:
     """Return the transaction of a unit of work that *connection* is in."""
     if connection is None or connection.closed or connection.invalidated:
         return None
-    return connection.info.get(_KEY)
+    found: Transaction | None = connection.info.get(_KEY)
+    return found
 
 
 def _on_begin(connection: Connection) -> None:
