@@ -1,10 +1,11 @@
 """The command `postresponse`.
 
-Exit codes: 0 done; 1 the package did not do what it promises; 2 called wrongly, or an extra is missing; 3 the server
-of the demo did not run; 130 interrupted.
+Exit codes: 0 done; 1 the package did not do what it promises, or a transaction was left prepared; 2 called wrongly, or
+an extra is missing; 3 the server of the demo did not run; 130 interrupted.
 """
 
 import argparse
+import math
 import signal
 import sys
 import threading
@@ -26,12 +27,29 @@ EXIT_CODES: Final = """exit codes:
   3    the server did not run
   130  interrupted"""
 
+RECOVER: Final = """
+Ask the member that decides of each transaction that a process left prepared when it died, and commit it or roll it
+back as that one did. It does no harm while the application serves, or twice at once. One line says what was found, and
+what was done with it. Give every member of the TwoPhase, by the same names.
+
+  postresponse recover orders=postgresql+psycopg://app@db1/orders audit=postgresql+psycopg://app@db2/audit
+
+The user has to be the one of the application, or a superuser. Passwords are better kept out of the URLs, which other
+users of the machine can see: the drivers of PostgreSQL read ~/.pgpass."""
+RECOVER_EXIT_CODES: Final = """exit codes:
+  0    no transaction is left prepared, or there was none
+  1    one was left, or a database could not be looked into; the line says why
+  2    called wrongly
+  130  interrupted"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with *argv*, or the arguments of the process, and return its exit code."""
     options = _parser().parse_args(argv)
     try:
         with _terminable():
+            if options.command == "recover":
+                return _recover(options.members, older_than=options.older_than, dry_run=options.dry_run)
             return _demo(as_json=options.json)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -50,7 +68,69 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     demo.add_argument("--json", action="store_true", help="print the figures as JSON")
+    recover = commands.add_parser(
+        "recover",
+        help="end the transactions that a process left prepared when it died",
+        description=RECOVER,
+        epilog=RECOVER_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    recover.add_argument("members", nargs="+", type=_member, metavar="NAME=URL", help="a member of the TwoPhase")
+    recover.add_argument(
+        "--older-than",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="leave what was prepared within so many seconds to the process that did it (default: 60)",
+    )
+    recover.add_argument("--dry-run", action="store_true", help="only say what would be done")
     return parser
+
+
+def _member(text: str) -> tuple[str, str]:
+    name, _, url = text.partition("=")
+    if not name or not url:
+        raise argparse.ArgumentTypeError(f"expected NAME=URL, found {text!r}")
+    return name, url
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds, zero or more, found {text!r}")
+    return seconds
+
+
+def _recover(members: Sequence[tuple[str, str]], *, older_than: float, dry_run: bool) -> int:
+    import asyncio
+
+    from sqlalchemy import Engine, create_engine
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+    from sqlalchemy.util import greenlet_spawn
+
+    from postresponse.exceptions import ConfigurationError
+    from postresponse.unit_of_work.recovery import Recovered, recover
+
+    def run(engines: dict[str, Engine]) -> list[Recovered]:
+        return recover(engines, older_than=older_than, dry_run=dry_run)
+
+    try:
+        engines = {name: create_engine(url) for name, url in members}
+        if len(engines) < len(members):
+            raise ConfigurationError("each name can be given once")
+        is_async = any(engine.dialect.is_async for engine in engines.values())
+        told = asyncio.run(greenlet_spawn(run, engines)) if is_async else run(engines)
+    except (ArgumentError, ConfigurationError, NoSuchModuleError, ModuleNotFoundError) as error:
+        print(f"postresponse recover: {error}", file=sys.stderr)
+        return 2
+    for each in told:
+        print(f"dry run: {each}" if dry_run else each)
+    if not told:
+        print("nothing is prepared")
+    return 1 if any(each.action == "left" for each in told) else 0
 
 
 def _demo(*, as_json: bool) -> int:

@@ -127,3 +127,50 @@ def test_an_interrupted_demo_ends_with_130(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(measurement, "measure", interrupted)
     assert main(["demo"]) == 130
     assert capsys.readouterr().err.strip() == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the following arguments are required: NAME=URL"),
+        (["orders"], "expected NAME=URL, found 'orders'"),
+        (["=postgresql://"], "expected NAME=URL, found '=postgresql://'"),
+        (["orders="], "expected NAME=URL, found 'orders='"),
+        (["orders=x", "--older-than", "-1"], "expected seconds, zero or more, found '-1'"),
+        (["orders=x", "--older-than", "soon"], "expected seconds, zero or more, found 'soon'"),
+        (["orders=x", "--older-than", "inf"], "expected seconds, zero or more, found 'inf'"),
+        (["orders=x"], "Could not parse SQLAlchemy URL"),
+        (["orders=nosuch://"], "Can't load plugin: sqlalchemy.dialects:nosuch"),
+        (["orders=sqlite://", "orders=sqlite://"], "each name can be given once"),
+        (["orders=sqlite://"], "orders is on sqlite, which keeps no prepared transactions"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_recovery_that_is_called_wrongly_ends_with_2_and_says_why(
+    arguments: list[str], said: str, capsys: Captured
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(main(["recover", *arguments]))
+    captured = capsys.readouterr()
+    assert (ended.value.code, captured.out) == (2, "")
+    assert said in captured.err
+
+
+def test_a_recovery_without_the_driver_says_which(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    assert main(["recover", "orders=postgresql+psycopg://127.0.0.1/orders"]) == 2
+    assert "psycopg" in capsys.readouterr().err
+
+
+def test_the_help_of_the_recovery_documents_every_exit_code(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["recover", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.split("exit codes:\n")[1].splitlines()] == ["0", "1", "2", "130"]
+
+
+def test_the_command_loads_no_database_library_before_it_recovers() -> None:
+    code = "import sys, postresponse.cli; print(*sorted({'sqlalchemy', 'asyncio'} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == ""

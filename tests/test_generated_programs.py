@@ -165,7 +165,7 @@ def check_the_unit(around: Around) -> UnitState:
     closed = [bad["close"], "invalidate"] if "close" in around.fails else ["close"]
     log = around.units.log
     if "begin" in around.fails:
-        assert log == ["begin!", *closed]
+        assert log == ["begin!", *rolled_back, *closed]
         return state
     if state is UnitState.COMMITTED:
         assert log == ["begin", "commit", *closed]

@@ -463,7 +463,8 @@ class Exchange:
     def _is_abandoned(self) -> bool:
         """Whether the request was cancelled, and a handler on a thread may still be running."""
         error = self._exception
-        return self._settings.is_async and error is not None and not isinstance(error, Exception)
+        ends = (Exception, SystemExit, KeyboardInterrupt)  # else it is a cancellation, on whatever event loop
+        return self._settings.is_async and error is not None and not isinstance(error, ends)
 
     def _replayable(self) -> bool:
         """Whether all that was read of the request's body can be given again."""

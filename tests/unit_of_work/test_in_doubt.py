@@ -281,19 +281,18 @@ class Tally:
 
 
 @pytest.fixture(scope="module")
-def tallies(request: pytest.FixtureRequest) -> Iterator[list[Tally]]:
-    """All that was counted, printed at the end as a table."""
+def tallies(pytestconfig: pytest.Config) -> Iterator[list[Tally]]:
+    """All that was counted; a long run prints it as a table at the end."""
     tallies: list[Tally] = []
     yield tallies
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
+    if pytestconfig.getoption("--long") == "off":
+        return
     rows = [["application", "cut", "look-up", *Tally.COUNTS], *(tally.cells() for tally in tallies)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
-    reporter.write_line("")
-    for row in rows:
-        reporter.write_line(
-            "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        )
+    manager = pytestconfig.pluginmanager.getplugin("capturemanager")
+    with manager.global_and_fixture_disabled():
+        print("", *(f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows), sep="\n")
 
 
 WORDS = {201: "201", 500: "500", 503: "unknown"}
@@ -563,18 +562,23 @@ def test_what_a_server_without_tickets_loses_is_unknown(
 
 @ON_POSTGRESQL
 def test_a_look_up_needs_no_connection_of_a_pool_that_is_used_up(
-    site: OnSQLAlchemy, database: PostgreSQL, proxy: CommitProxy, impatient: None
+    site: OnSQLAlchemy, proxy: CommitProxy, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who waits for a connection gets the one that was lost before the look-up could."""
-    over = threading.Event()
+    """Who waits for a connection may get the one that was lost before the look-up does."""
+    taken, over = threading.Event(), threading.Event()
 
     def wait_for_a_connection() -> None:
-        with site.engine.connect() as connection:
-            connection.execute(text("SELECT 1"))
+        with site.engine.connect():
+            taken.set()
             over.wait()
 
+    def look_up(attempt: Callable[[], Fate | None]) -> Fate:
+        waiting.start()
+        taken.wait()
+        return in_doubt.look_up(attempt)
+
     waiting = threading.Thread(target=wait_for_a_connection)
-    event.listen(site.engine, "begin", lambda _: waiting.start(), once=True)
+    monkeypatch.setattr("postresponse.unit_of_work.sqlalchemy.look_up", look_up)
     proxy.arm(Cut.AFTER)
     status, unit = site._get_wsgi((PLACE,)), site.outcomes[-1].unit_of_work.value
     over.set()
@@ -587,17 +591,24 @@ class Faulty(sqlite3.Connection):
 
     def commit(self) -> None:
         super().commit()
-        raise TimeoutError("who knows")
+        raise ConnectionResetError("who knows")
 
 
-def test_what_a_driver_raises_of_its_own_accord_at_commit_leaves_it_in_doubt(tmp_path: Path) -> None:
-    url = URL.create("sqlite", database=str(tmp_path / "placed.sqlite3"))
-    with closing(sqlite3.connect(tmp_path / "placed.sqlite3")) as connection:
+@pytest.mark.parametrize(("kind", "driver"), [("wsgi", "sqlite"), ("asgi", "sqlite+aiosqlite")])
+def test_what_a_driver_raises_of_its_own_accord_at_commit_leaves_it_in_doubt(
+    kind: str, driver: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "placed.sqlite3"
+    with closing(sqlite3.connect(file)) as connection:
         connection.execute("CREATE TABLE placed (key TEXT)")
-    with closing(OnSQLAlchemy("wsgi", url, {"factory": Faulty})) as site:
+    with closing(OnSQLAlchemy(kind, URL.create(driver, database=str(file)), {"factory": Faulty})) as site:
+        opened: list[object] = []
+        event.listen(site.engine, "connect", lambda *args: opened.append(args))
         assert site.get(PLACE) == UNKNOWN
-    with closing(sqlite3.connect(tmp_path / "placed.sqlite3")) as connection:
-        assert connection.execute("SELECT count(*) FROM placed").fetchone() == (1,)
+        assert site.get(PLACE) == UNKNOWN
+        assert len(opened) == 2  # the first is not used again, whatever its state
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT count(*) FROM placed").fetchone() == (2,)
 
 
 def test_a_commit_that_is_refused_leaves_django_no_open_transaction(
@@ -606,9 +617,12 @@ def test_a_commit_that_is_refused_leaves_django_no_open_transaction(
     """On a connection that is kept the next request would lose its row."""
     monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", None)
     connections["default"].close()
+    used = []
     for customer, expected in ((404, FAILED), (None, COMMITTED)):
         assert Site(placing(default, customer=customer), "wsgi").get().unit == expected
+        used.append(connections["default"].connection)
     assert default.orders() == [None]
+    assert used[0] is used[1] is not None
     connections["default"].close()
 
 
