@@ -155,6 +155,11 @@ def check_retry(found: Namespace) -> None:
     ]
 
 
+def check_several_databases(found: Namespace) -> None:
+    assert post(found, "/orders").status_code == 201
+    assert [rows("orders"), rows("audit")] == [["tea"], ["tea"]]
+
+
 def check_fastapi(found: Namespace) -> None:
     assert [answer.status_code for answer in post_to_asgi(found, "/orders")] == [201]
     assert rows("fastapi") == ["tea"]
@@ -176,6 +181,7 @@ CHECKS: dict[str, Callable[[Namespace], None]] = {
     "Hooks": check_hooks,
     "When a commit fails": check_error_response,
     "When two requests want the same": check_retry,
+    "Several databases": check_several_databases,
     "From a FastAPI `yield` dependency": check_fastapi,
     "From advanced-alchemy's autocommit": check_advanced_alchemy,
     "From a Flask teardown function": check_flask,
@@ -383,6 +389,7 @@ def test_every_block_is_of_a_kind_that_is_tested() -> None:
         ("text", "postresponse"),
         ("sh", "postresponse"),
         ("text", "Three moments"),
+        ("text", "Several databases"),
         ("text", "From advanced-alchemy's autocommit"),
         ("text", "From pyramid_tm"),
     ]

@@ -510,7 +510,7 @@ def test_a_process_that_is_told_to_end_leaves_nothing_half_way(
 
 @postgresql
 def test_what_is_given_up_instead_of_rolled_back_leaves_nothing_prepared(shop: Shop) -> None:
-    """As the core does behind an exit on a thread, whose connection may still be at work."""
+    """As the core does where a thread may still be at work on the connection."""
     engines = {name: create_engine(url) for name, url in shop.site().urls.items()}
     members = {name: SQLAlchemyUnitOfWork(sessionmaker(engine)) for name, engine in engines.items()}
     exchange = exchange_of()
