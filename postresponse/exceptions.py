@@ -93,7 +93,7 @@ class NoUnitOfWork(UnitOfWorkError, RuntimeError):
 
 
 class CommitRefused(UnitOfWorkError):
-    """The transaction cannot be committed any more, only rolled back; a failed statement was swallowed."""
+    """The transaction was rolled back instead: a failed statement was swallowed, or the connection was lost in COMMIT."""
 
 
 class PartialCommit(UnitOfWorkError):

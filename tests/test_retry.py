@@ -14,6 +14,7 @@ from werkzeug.wrappers import Request
 from postresponse import CommitPolicy, Outcome, Retry, commit_policy, current_exchange, doom
 from postresponse.asgi import PostResponseMiddleware as ASGIMiddleware
 from postresponse.core.lifecycle import Ending, UnitState
+from postresponse.core.policy import is_transient
 from postresponse.exceptions import (
     CommitInDoubt,
     ConfigurationError,
@@ -661,6 +662,13 @@ def test_a_middleware_further_in_cannot_run_a_request_again() -> None:
 
 
 # -- the pause --------------------------------------------------------------------------------------------------------
+
+
+def test_a_completion_that_nobody_knows_of_is_no_conflict() -> None:
+    unknown = Conflict()
+    unknown.sqlstate = "40003"
+    assert is_transient(Conflict())
+    assert not is_transient(unknown)
 
 
 def test_the_pause_grows_is_jittered_and_has_an_end() -> None:

@@ -66,7 +66,7 @@ def is_transient(error: BaseException | None) -> bool:
 def _transient(error: BaseException) -> bool:
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     if isinstance(state, str) and state.startswith("40"):
-        return True
+        return state != "40003"  # which says that nobody knows
     code = getattr(error, "sqlite_errorcode", None)
     if isinstance(code, int):
         return code & 0xFF in (5, 6)  # SQLITE_BUSY, SQLITE_LOCKED

@@ -97,8 +97,8 @@ def _is_answer(context: ExceptionContext) -> bool:
     if name == "sqlite":
         return hasattr(error, "sqlite_errorcode")
     code = error.args[0] if error.args else None
-    if name in ("mysql", "mariadb"):  # those from 2000 are the client's own
-        return isinstance(code, int) and not 2000 <= code < 3000
+    if name in ("mysql", "mariadb"):  # those from 2000 are the client's own; the others say that the server went away
+        return isinstance(code, int) and not 2000 <= code < 3000 and code not in (1053, 1927, 4031)
     return True
 
 
