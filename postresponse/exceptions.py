@@ -93,7 +93,7 @@ class NoUnitOfWork(UnitOfWorkError, RuntimeError):
 
 
 class CommitRefused(UnitOfWorkError):
-    """The transaction was rolled back instead: a failed statement was swallowed, or the connection was lost in COMMIT."""
+    """The transaction was rolled back: a failed statement was swallowed, or the connection was lost inside COMMIT."""
 
 
 class PartialCommit(UnitOfWorkError):
