@@ -7,10 +7,15 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from django.db import IntegrityError
+from django.http import HttpResponse
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import sessionmaker
 from werkzeug.test import create_environ, run_wsgi_app
 
 from postresponse import CommitPolicy, Retry, asgi, current_exchange, wsgi
@@ -20,8 +25,13 @@ from postresponse.exceptions import CommitInDoubt, ConfigurationError, PartialCo
 from postresponse.typing import LazyUnit
 from postresponse.unit_of_work import composite
 from postresponse.unit_of_work.composite import Chained
+from postresponse.unit_of_work.django import DjangoUnitOfWork
+from postresponse.unit_of_work.sqlalchemy import SQLAlchemyUnitOfWork
 from tests.core.exchanges import exchange_of
 from tests.fakes import AsyncFakeUnit, Conflict, FakeUnit, attempt_asgi
+from tests.unit_of_work.django_project.databases import Database, SQLite
+from tests.unit_of_work.django_project.driving import Site as DjangoSite
+from tests.unit_of_work.django_project.driving import cleared, orders
 
 NAMES = ("orders", "audit", "stock")
 KINDS = ("wsgi", "threads", "asyncio", "trio")
@@ -766,6 +776,52 @@ async def test_what_is_cancelled_from_outside_is_given_up_afterwards(anyio_backe
     }
     assert all(ended.values()), trial.log
     assert trial.calls("close") == in_order("close")
+
+
+# -- real ones --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("customer", [None, 404], ids=["committed", "refused"])
+@pytest.mark.parametrize("kind", ["wsgi", "asgi", "async"], indirect=False)
+def test_two_databases_of_django_commit_one_after_the_other(default: Database, kind: str, customer: int | None) -> None:
+    other = cleared(SQLite("other"))
+
+    def view(request: Any) -> HttpResponse:
+        orders("default").create()
+        orders("other").create(customer_id=customer)  # a foreign key that COMMIT checks
+        return HttpResponse(status=201)
+
+    both = Chained(first=DjangoUnitOfWork("default"), second=DjangoUnitOfWork("other"))
+    answer = DjangoSite(view, kind, unit_of_work=both).get()
+    assert answer.outcome is not None
+    if customer is None:
+        assert (answer.unit, default.orders(), other.orders()) == ((201, "committed"), [None], [None])
+        return
+    assert (answer.unit, default.orders(), other.orders()) == ((500, "failed"), [None], [])
+    partial = answer.outcome.exception
+    assert isinstance(partial, PartialCommit)
+    assert (partial.committed, partial.failed) == (("first",), "second")
+    assert isinstance(partial.__cause__, IntegrityError)
+
+
+@pytest.mark.parametrize("status", [201, 404])
+def test_django_and_sqlalchemy_end_together(default: Database, tmp_path: Path, status: int) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'audit.sqlite3'}")
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE entry (id INTEGER)"))
+    audit = SQLAlchemyUnitOfWork(sessionmaker(engine))
+
+    def view(request: Any) -> HttpResponse:
+        orders("default").create()
+        audit.session.execute(text("INSERT INTO entry VALUES (1)"))
+        return HttpResponse(status=status)
+
+    both = Chained(orders=DjangoUnitOfWork("default"), audit=audit)
+    assert DjangoSite(view, "wsgi", unit_of_work=both).get().unit[0] == status
+    with engine.connect() as connection:
+        entries = list(connection.scalars(text("SELECT id FROM entry")))
+    assert (default.orders(), entries) == (([None], [1]) if status == 201 else ([], []))
+    engine.dispose()
 
 
 # -- refused ----------------------------------------------------------------------------------------------------------
