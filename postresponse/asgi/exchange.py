@@ -269,9 +269,6 @@ class ASGIExchange(Exchange):
             await self._server_send(message)
         return None
 
-    def _stopped(self) -> ResponseReplaced:
-        return ResponseReplaced(f"the response is {self.state}; nobody takes the rest of it")
-
     async def _pass(self, message: Any) -> None:
         """Pass on a message that says nothing of the response's end, in order."""
         if self._state in (State.DECIDED, State.SETTLING):

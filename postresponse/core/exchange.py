@@ -36,6 +36,7 @@ from postresponse.exceptions import (
     NoExchange,
     NoUnitOfWork,
     PartialCommit,
+    ResponseReplaced,
     ResponseStarted,
 )
 
@@ -460,6 +461,13 @@ class Exchange:
         self._failure = Failure(self, stage, exception, transient, unknown, partial)
         return self._failure
 
+    def _stopped(self) -> ResponseReplaced:
+        return ResponseReplaced(f"the response is {self.state}; nobody takes the rest of it")
+
+    def _in_use(self) -> bool:
+        """Whether the unit of work has to be called at all: one that tells that it was not touched has not."""
+        return self._kind is None or not self._kind.lazy or self._unit.touched
+
     def _is_abandoned(self) -> bool:
         """Whether the request was cancelled, and a handler on a thread may still be running."""
         error = self._exception
@@ -528,15 +536,11 @@ class Exchange:
         kind = self._kind
         if kind is not None and (not self._unit_ended or (kind.lazy and self._unit.touched)):
             return False
-        if self._on_finished is not None or self._settings.on_finished is not None or self._at_end is not None:
-            return False
-        return not access.isEnabledFor(INFO)
+        return self._at_end is None and not self._reported()
 
     def _reported(self) -> bool:
         """Whether anybody wants the outcome."""
-        return (
-            self._on_finished is not None or self._settings.on_finished is not None or access.isEnabledFor(logging.INFO)
-        )
+        return self._on_finished is not None or self._settings.on_finished is not None or access.isEnabledFor(INFO)
 
 
 _EVENT_WORDS: Final = {

@@ -39,7 +39,7 @@ def open_unit(exchange: Exchange) -> Steps[Event | None]:
     try:
         unit, kind = _made(exchange)
         exchange._begin(unit, kind)
-        if not kind.lazy or unit.touched:
+        if exchange._in_use():
             yield unit.begin, (), kind.begin, None
     except _ERRORS as error:
         exchange._fail("begin", error)
@@ -169,7 +169,7 @@ def _commit(exchange: Exchange) -> Steps[Event]:
         for hook in exchange._before_commit or ():
             yield hook, (), None, None
         stage = "commit"
-        if not kind.lazy or unit.touched:
+        if exchange._in_use():
             yield unit.commit, (), kind.commit, None
         exchange._unit_state = COMMITTED
     except GeneratorExit:
@@ -211,7 +211,7 @@ def _roll_back(exchange: Exchange) -> Steps[None]:
     exchange._unit_state = UnitState.ROLLED_BACK
     unit, kind = exchange._unit, exchange._kind
     assert kind is not None
-    if kind.lazy and not unit.touched:
+    if not exchange._in_use():
         return
     if kind.rollback is Manner.BLOCKS and exchange._is_abandoned() and hasattr(unit, "invalidate"):
         yield from _give_up(exchange)  # a thread may still be at work on its connection
@@ -223,7 +223,7 @@ def _close(exchange: Exchange) -> Steps[None]:
     exchange._unit_ended = True
     unit, kind = exchange._unit, exchange._kind
     assert kind is not None
-    if not kind.lazy or unit.touched:
+    if exchange._in_use():
         yield from _clean_up(exchange, unit.close, kind.close, "close")
     exchange._settled = exchange._settings.clock()
 

@@ -25,7 +25,7 @@ from postresponse.core.settings import Settings
 from postresponse.core.settlement import Step, Steps, finish, open_unit, refuse, run_start_hooks, settle
 from postresponse.drained import socket_drained
 from postresponse.error_response import ErrorResponse, default_error_response, emptied, sendable, wsgi_response
-from postresponse.exceptions import ResponseReplaced, WrongApplication
+from postresponse.exceptions import WrongApplication
 from postresponse.held import HeldBody
 from postresponse.watchdog import within
 from postresponse.wsgi.body import SizedBody, body_of
@@ -84,10 +84,7 @@ class WSGIExchange(Exchange):
             self._take_head(status, headers)
             self._state = SENDING
             self._head_sent = self._decided
-            if exc_info is None:
-                self._server_write = self._server_start_response(status, headers)
-            else:
-                self._server_write = self._server_start_response(status, headers, exc_info)
+            self._give_head(status, headers, exc_info)
             return None if self._server_write is None else self.write
         if self._state <= DECIDED and self._moves is not OBSERVED:
             check_headers([("status", status), *headers])
@@ -206,9 +203,6 @@ class WSGIExchange(Exchange):
             raise self._stopped()
         return False
 
-    def _stopped(self) -> ResponseReplaced:
-        return ResponseReplaced(f"the response is {self.state}; nobody takes the rest of it")
-
     # -- what is withheld ---------------------------------------------------------------------------------------
 
     def _holder(self) -> HeldBody:
@@ -238,11 +232,14 @@ class WSGIExchange(Exchange):
             headers = self._with_length(headers)
         self._advance(HANDED)
         self._head_sent = monotonic_ns()
-        if exc_info is None:
+        self._give_head(status, headers, exc_info)
+        return True
+
+    def _give_head(self, status: str, headers: list[tuple[str, str]], exc_info: Any) -> None:
+        if exc_info is None:  # as the application called it
             self._server_write = self._server_start_response(status, headers)
         else:
             self._server_write = self._server_start_response(status, headers, exc_info)
-        return True
 
     @property
     def _passes_through(self) -> bool:
@@ -266,8 +263,6 @@ class WSGIExchange(Exchange):
         if self._held is not None:
             length = self._held.chunks if rest == () and not self._held.spilled else None
             return body_of(self, body, itertools.chain(self._held.take(), rest), length)
-        if type(body) is list and rest is body:
-            return SizedBody(self, body, body, len(body))
         if self._is_file(body):
             return self._watched_file(body)
         return body_of(self, body, rest, len(body) if rest is body and hasattr(body, "__len__") else None)
