@@ -68,7 +68,7 @@ class Branch:
         self.connection: Connection | None = None
         self.engine: Engine | None = None
         self.database: Database = POSTGRESQL
-        self.system = 0
+        self.system: int = 0
         self.name: Name | None = None
 
     def watch(self, make: Callable[[], Any]) -> Callable[[], Any]:
