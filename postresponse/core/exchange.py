@@ -142,6 +142,8 @@ class Exchange:
     _drained: bool | None = None
     _after_rollback: list[Callable[[], Any]] | None = None
     _silenced = False
+    _passing: BaseException | None = None
+    """What ends a process or a task, kept until the settlement is done."""
     _at_end: list[Callable[[], Any]] | None = None
     """What a unit of work has to let go of, for a discarded attempt as well."""
 

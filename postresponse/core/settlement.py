@@ -43,14 +43,7 @@ def open_unit(exchange: Exchange) -> Steps[Event | None]:
             yield unit.begin, (), kind.begin, None
     except _ERRORS as error:
         exchange._fail("begin", error)
-        if exchange._unit is not None:
-            exchange._settling = exchange._settings.clock()
-            yield from _roll_back(exchange)
-            yield from _close(exchange)
-            if _runs_again(exchange):
-                return Event.AGAIN
-        yield from _tell_failure(exchange, "the unit of work could not begin")
-        return Event.REFUSED
+        return (yield from _refused(exchange, "the unit of work could not begin"))
     return None
 
 
@@ -70,6 +63,7 @@ def run_start_hooks(exchange: Exchange) -> Steps[bool]:
     if (yield from _run_start_hooks(exchange)):
         return True
     yield from _tell_failure(exchange, "an on_start hook failed")
+    _let_pass(exchange)
     return False
 
 
@@ -108,11 +102,7 @@ def settle(exchange: Exchange) -> Steps[Event]:
     if verdict is ROLL_BACK:
         logger.debug("%s: rolled back, status %s", exchange.route, exchange._status)
         yield from _roll_back(exchange)
-    yield from _close(exchange)
-    if verdict is ROLL_BACK and _runs_again(exchange):
-        return Event.AGAIN
-    yield from _after(exchange)
-    return SETTLED
+    return (yield from _end(exchange))
 
 
 def commit_early(exchange: Exchange) -> Steps[Event]:
@@ -153,11 +143,9 @@ def _refused(exchange: Exchange, what: str) -> Steps[Event]:
     if exchange._unit is not None and not exchange._unit_ended:
         exchange._settling = exchange._settling or exchange._settings.clock()
         yield from _roll_back(exchange)
-        yield from _close(exchange)
-        if _runs_again(exchange):
-            return Event.AGAIN
-        yield from _after(exchange)
+        return (yield from _end(exchange, what))
     yield from _tell_failure(exchange, what)
+    _let_pass(exchange)
     return Event.REFUSED
 
 
@@ -174,30 +162,55 @@ def _commit(exchange: Exchange) -> Steps[Event]:
         exchange._unit_state = COMMITTED
     except GeneratorExit:
         raise
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 (handed on by `_end`)
         # An exit out of COMMIT, as a worker's time-out raises it, says nothing of how that went on.
         cut_off = stage == "commit" and not isinstance(error, Exception)
         failure = exchange._fail(stage, error, unknown=cut_off)
+        _keep(exchange, error)
         yield from _roll_back(exchange)
         exchange._unit_state = UnitState.UNKNOWN if failure.unknown else UnitState.FAILED
-        yield from _close(exchange)
-        if _runs_again(exchange):
-            return Event.AGAIN
-        yield from _after(exchange)
-        yield from _tell_failure(exchange, "the unit of work could not commit", exchange._settings.on_commit_failed)
-        if not isinstance(error, _ERRORS):
-            raise
-        return Event.REFUSED
+        what = "the unit of work could not commit"
+        return (yield from _end(exchange, what, exchange._settings.on_commit_failed))
+    return (yield from _end(exchange))
+
+
+def _end(exchange: Exchange, failed: str = "", callback: Callable[[Failure], Any] | None = None) -> Steps[Event]:
+    """Release the connection and tell of the end; or `AGAIN`, and nothing is told of an attempt that is discarded.
+
+    Args:
+        failed: What could not be done, where the response is refused for it.
+        callback: Told of that; None for `on_error`.
+    """
     yield from _close(exchange)
-    if exchange._after_commit is not None:
-        yield from _after(exchange)
-    return SETTLED
+    state = exchange._unit_state
+    if state is not COMMITTED and state is not UnitState.NONE and _runs_again(exchange):
+        return Event.AGAIN
+    yield from _after(exchange)
+    if failed:
+        yield from _tell_failure(exchange, failed, callback)
+    if exchange._passing is not None:
+        _let_pass(exchange)
+    return Event.REFUSED if failed else SETTLED
+
+
+def _keep(exchange: Exchange, error: BaseException) -> None:
+    """Keep *error* if it ends a process or a task: it passes once everything is done."""
+    if not isinstance(error, _ERRORS) and exchange._passing is None:
+        exchange._passing = error
+
+
+def _let_pass(exchange: Exchange) -> None:
+    """Raise what was kept."""
+    passing, exchange._passing = exchange._passing, None
+    if passing is not None:
+        raise passing
 
 
 def _runs_again(exchange: Exchange) -> bool:
     """Whether the request is run again, now that its unit of work has ended without a commit; noted in the exchange."""
     try:
-        exchange._again = exchange._settings.retries and exchange._may_run_again()
+        may = exchange._settings.retries and exchange._passing is None
+        exchange._again = may and exchange._may_run_again()
     except _ERRORS as error:
         logger.error("%s: Retry.on failed, and the request is not run again", exchange.route, exc_info=error)
     if exchange._again:
@@ -233,11 +246,10 @@ def _clean_up(exchange: Exchange, call: Callable[[], Any], manner: Manner, what:
         yield call, (), manner, exchange._settings.cleanup_timeout
     except GeneratorExit:
         raise
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 (handed on by `_end`)
         logger.error("%s: the unit of work could not %s", exchange.route, what, exc_info=error)
+        _keep(exchange, error)
         yield from _give_up(exchange)
-        if not isinstance(error, _ERRORS):
-            raise
 
 
 def _give_up(exchange: Exchange) -> Steps[None]:
@@ -246,8 +258,11 @@ def _give_up(exchange: Exchange) -> Steps[None]:
         return
     try:
         yield give_up, (), kind.invalidate, exchange._settings.cleanup_timeout
-    except _ERRORS as error:
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 (handed on by `_end`)
         logger.error("%s: its connection could not be given up either", exchange.route, exc_info=error)
+        _keep(exchange, error)
 
 
 def _after(exchange: Exchange) -> Steps[None]:
@@ -263,14 +278,13 @@ def finish(exchange: Exchange) -> Steps[None]:
     Nothing is reported of an attempt that is discarded.
     """
     exchange._on_start = None
-    passing: BaseException | None = None
     if exchange._unit is not None:
         try:
             yield from _end_unit(exchange)
         except GeneratorExit:
             raise
-        except BaseException as error:  # noqa: BLE001 (raised below: the outcome is reported whatever happened)
-            passing = error
+        except BaseException as error:  # noqa: BLE001 (handed on below: the outcome is reported whatever happened)
+            _keep(exchange, error)
     if exchange._silenced and not exchange._again:  # it was cancelled, and is the last attempt after all
         exchange._silenced = False
         yield from _after(exchange)
@@ -279,8 +293,7 @@ def finish(exchange: Exchange) -> Steps[None]:
     if exchange._reported() and not exchange._again:
         yield from _report(exchange)
     yield from _run_all(exchange, "on_finished", exchange._at_end, ())
-    if passing is not None:
-        raise passing
+    _let_pass(exchange)
 
 
 def _end_unit(exchange: Exchange) -> Steps[None]:
@@ -349,22 +362,22 @@ def _tell(exchange: Exchange, failure: Failure, callback: Callable[[Failure], An
     if callback is not None:
         try:
             yield callback, (failure,), None, None
-        except _ERRORS as error:
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 (handed on)
             logger.error("%s: %r failed", exchange.route, callback, exc_info=error)
+            _keep(exchange, error)
 
 
 def _run_all(exchange: Exchange, stage: Stage, hooks: list[Any] | None, args: tuple[Any, ...]) -> Steps[None]:
-    """Run every hook whatever the others do; what ends a process or a task passes through once all have run."""
-    passing: BaseException | None = None
+    """Run every hook whatever the others do; what ends a process or a task passes through once all is done."""
     for hook in hooks or ():
         try:
             yield hook, args, None, None
+        except GeneratorExit:
+            raise
         except _ERRORS as error:
             logger.error("%s: the %s hook %r failed", exchange.route, stage, hook, exc_info=error)
             yield from _tell(exchange, Failure(exchange, stage, error, transient=False))
-        except GeneratorExit:
-            raise
-        except BaseException as error:  # noqa: BLE001 (raised below)
-            passing = passing or error
-    if passing is not None:
-        raise passing
+        except BaseException as error:  # noqa: BLE001 (handed on)
+            _keep(exchange, error)

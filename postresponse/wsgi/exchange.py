@@ -157,11 +157,13 @@ class WSGIExchange(Exchange):
         except BaseException as error:
             if self._again:
                 self._close_discarded()  # first: what runs there may ask what became of this attempt
-            self._ended_by(error)
-            if self._again:
-                self._close_discarded()
-            else:
-                self._close_inner()  # the server gets nothing that it could close
+            try:
+                self._ended_by(error)
+            finally:
+                if self._again:
+                    self._close_discarded()
+                else:
+                    self._close_inner()  # the server gets nothing that it could close
             raise
 
     def _decided_body(self, body: Any) -> Iterable[bytes]:
@@ -405,17 +407,23 @@ class WSGIExchange(Exchange):
                 close()
             return
         self._judge_close(flight)
-        if self._unit is not None and not self._unit_ended:
-            self._perform(settle(self))  # before the inner close, at which Django gives the connection back
         try:
-            if close is not None and self._inner is not None:
-                close()
+            self._settle_and_close(close)
         except BaseException as error:
             if not self._ended_by(error):
                 raise
         else:
             self._advance(RETURNED)
             self._finish()
+
+    def _settle_and_close(self, close: Callable[[], object] | None) -> None:
+        """Settle what is open, and close the inner body: at which Django gives the connection back, so after that."""
+        try:
+            if self._unit is not None and not self._unit_ended:
+                self._perform(settle(self))
+        finally:
+            if close is not None and self._inner is not None:
+                close()
 
     def _judge_close(self, flight: BaseException | None) -> None:
         if flight is not None and not isinstance(flight, GeneratorExit):

@@ -20,5 +20,5 @@ refusal, and the ordinary error of a unit of work whose `commit` has done it (it
 `pytest tests/faults --long=full -s` runs all of it and prints the table of outcomes, with the seed of the pairs;
 POSTRESPONSE_FAULTS_SEED gives another one. Shorter runs have every shape where a request is cheap, and the shapes that
 differ most where it needs a database. A failure names a case and its faults: `python -m tests.faults CASE FAULTS` runs
-them again and prints every call. What is known not to hold yet stands in `known.py`.
+them again and prints every call.
 """

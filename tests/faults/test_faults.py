@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Scale
-from tests.faults.known import KNOWN, Known
-from tests.faults.runs import STANDS, Runs, Violation, case_of, cases_of, faults_of, modes_of
+from tests.faults.runs import STANDS, Runs, Violation, cases_of, modes_of
 from tests.faults.table import Table
 from tests.faults.trial import Case
 
@@ -69,14 +68,3 @@ def test_no_sampled_pair_of_faults_breaks_a_promise(
     runs = Runs(side, world, tmp_path, table)
     runs.pairs(cases, scale.of(off=40, short=300, full=2000), f"{seed} {side} {world}")
     assert not runs.violations, told(runs.violations)
-
-
-EXAMPLES = [pytest.param(known, id=known.example, marks=pytest.mark.xfail(reason=known.reason)) for known in KNOWN]
-
-
-@pytest.mark.parametrize("known", EXAMPLES)
-def test_what_is_known_to_be_broken_is_mended(known: Known, table: Table, tmp_path: Path) -> None:
-    case = case_of(known.case)
-    runs = Runs(case.side, case.world, tmp_path, table)
-    runs.these(case, *faults_of(known.example, case.side))
-    assert not runs.known
