@@ -1,5 +1,8 @@
 """Requests in processes that are killed: run as a program, with what to do as JSON in its arguments.
 
+A statement of a request may be `DEADLOCK`: then MariaDB has rolled that session's transaction back before it is to be
+prepared, for real, and the view has swallowed the error, so that MariaDB is the one that refuses.
+
 `places URLS STATEMENTS` forks a process for each place where it could die: before and after each statement that it
 sends, to either database. It serves one request through the real middleware and kills itself there, so that neither
 Python nor a driver gets to clean up. The last one is not killed. Their stories are printed as JSON.
@@ -19,14 +22,19 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 from werkzeug.test import create_environ, run_wsgi_app
 
 from postresponse import asgi, wsgi
 from postresponse.unit_of_work.composite import TwoPhase
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
+
+DEADLOCK = "deadlock"
+"""In the place of a statement, on a database with the customers 1 to 9."""
 
 
 @dataclass
@@ -107,11 +115,38 @@ def _application(urls: dict[str, str], listen: Any = lambda name, engine: None) 
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
         for name, statement in environ["statements"].items():
-            members[name].session.execute(text(statement))
+            if statement == DEADLOCK:
+                _swallow_a_deadlock(members[name].session, urls[name])
+            else:
+                members[name].session.execute(text(statement))
         start_response("201 Created", [("Content-Type", "text/plain")])
         return [b"stored"]
 
     return wsgi.PostResponseMiddleware(app, unit_of_work=TwoPhase(**members))
+
+
+def _swallow_a_deadlock(session: Session, url: str) -> None:
+    """Be in a deadlock with somebody else, as the one that is rolled back because it has done less.
+
+    Whichever of the two comes first waits, and the other one closes the circle.
+    """
+    holds = threading.Event()
+
+    def other() -> None:
+        engine = create_engine(url)
+        with engine.connect() as connection:
+            connection.execute(text("UPDATE customer SET id = id + 100 WHERE id > 1"))
+            holds.set()
+            connection.execute(text("SELECT id FROM customer WHERE id = 1 FOR UPDATE"))
+        engine.dispose()
+
+    session.execute(text("SELECT id FROM customer WHERE id = 1 FOR UPDATE"))
+    thread = threading.Thread(target=other, daemon=True)
+    thread.start()
+    assert holds.wait(10)
+    with pytest.raises(OperationalError, match="1213"):
+        session.execute(text("SELECT id FROM customer WHERE id = 2 FOR UPDATE"))
+    thread.join()
 
 
 def _get(application: Any, statements: dict[str, str]) -> int:

@@ -25,7 +25,7 @@ from tests.conftest import Scale
 from tests.services import mariadb, own_postgres
 from tests.services.own_postgres import Cluster
 from tests.unit_of_work import killed
-from tests.unit_of_work.killed import Story
+from tests.unit_of_work.killed import DEADLOCK, Story
 from tests.unit_of_work.two_databases import REFUSED, WRITE, MixedShop, Shop
 
 Captured = pytest.CaptureFixture[str]
@@ -87,8 +87,29 @@ def kill(shop: Shop, order: tuple[str, ...], statements: dict[str, str], driver:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    shop.cluster.wait_until_alone()
+    shop.wait_until_alone()
     return [Story(**each) for each in json.loads(ran.stdout)]
+
+
+def run_the_command(shop: Shop, driver: str = "psycopg") -> list[str]:
+    """Run what the documentation tells an operator to run, with nothing left alone, and return the lines it prints."""
+    command = [str(Path(sys.executable).parent / "postresponse"), "recover", *given(shop, driver), "--older-than", "0"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
+    return ran.stdout.splitlines()
+
+
+def given(shop: Shop, driver: str = "psycopg") -> list[str]:
+    """The arguments that name the databases of *shop*."""
+    return [f"{member}={shop.url(member, driver)}" for member in shop.members]
+
+
+def done(lines: list[str]) -> set[str]:
+    """What was done, according to *lines*."""
+    return {line.split("; ")[0].rsplit(": ", 1)[1] for line in lines}
+
+
+NOTHING_LEFT = ["nothing is prepared"]
 
 
 DIRECTIONS = [("orders", "audit"), ("audit", "orders")]
@@ -107,12 +128,12 @@ def test_wherever_a_process_is_killed_nothing_is_half_way_after_the_recovery(
     sent = [f"{first}: PREPARE TRANSACTION", f"{second}: PREPARE TRANSACTION", f"{first}: COMMIT PREPARED"]
     sent.append(f"{second}: COMMIT PREPARED")
     assert places[8:16] == [f"{moment} {statement}" for statement in sent for moment in ("before", "after")]
-    told = recover(shop.engines(), older_than=0)
-    assert all(each.action != "left" for each in told)
+    assert len(shop.prepared) > 2
+    assert done(run_the_command(shop, driver)) == {"committed", "rolled back"}
     assert shop.prepared == []
     decided = [story.number for story in stories[places.index(f"after {first}: COMMIT PREPARED") :]]
     assert shop.stored == [decided, decided]
-    assert recover(shop.engines(), older_than=0) == []
+    assert run_the_command(shop, driver) == NOTHING_LEFT
 
 
 @pytest.mark.parametrize("driver", KILLED)
@@ -132,25 +153,48 @@ def test_wherever_a_process_is_killed_while_the_second_one_refuses_nothing_is_st
     assert (shop.stored, shop.prepared) == ([[], []], [])
 
 
-@pytest.mark.service("mariadb")
-def test_wherever_a_process_is_killed_nothing_is_half_way_on_mariadb_either(cluster: Cluster) -> None:
+@pytest.fixture
+def mixed(cluster: Cluster) -> Iterator[MixedShop]:
+    """Two empty databases, the second one on MariaDB."""
     with mariadb.database() as url:
         shop = MixedShop(cluster, url)
-        try:
-            stories = kill(shop, Shop.members, dict.fromkeys(("audit", "orders"), WRITE))
-            places = [story.killed for story in stories]
-            assert {f"{moment} audit: XA {what}" for moment in ("before", "after") for what in XA} <= set(places)
-            assert stories[-1].status == 201
-            told = recover(shop.engines(), older_than=0)
-            assert {each.action for each in told} == {"committed", "rolled back"}
-            assert shop.prepared == []
-            decided = [story.number for story in stories[places.index("after orders: COMMIT PREPARED") :]]
-            assert shop.stored == [decided, decided]
-        finally:
-            shop.clear()
+        yield shop
+        shop.clear()
 
 
-XA = ("START", "END", "PREPARE", "COMMIT")
+def both_sides(*statements: str) -> set[str]:
+    return {f"{moment} {statement}" for statement in statements for moment in ("before", "after")}
+
+
+XA = ("audit: XA START", "audit: XA END", "audit: XA PREPARE", "audit: XA COMMIT")
+
+
+@pytest.mark.service("mariadb")
+def test_wherever_a_process_is_killed_nothing_is_half_way_on_mariadb_either(mixed: MixedShop) -> None:
+    stories = kill(mixed, Shop.members, dict.fromkeys(("audit", "orders"), WRITE))
+    places = [story.killed for story in stories]
+    assert both_sides(*XA) <= set(places)
+    assert stories[-1].status == 201
+    assert done(run_the_command(mixed)) == {"committed", "rolled back"}
+    assert mixed.prepared == []
+    decided = [story.number for story in stories[places.index("after orders: COMMIT PREPARED") :]]
+    assert mixed.stored == [decided, decided]
+    assert run_the_command(mixed) == NOTHING_LEFT
+
+
+@pytest.mark.service("mariadb")
+def test_wherever_a_process_is_killed_while_mariadb_refuses_nothing_is_stored(mixed: MixedShop) -> None:
+    """It has rolled back at a deadlock, and says so when it is to be prepared, behind the first one."""
+    mixed.execute("audit", "INSERT INTO customer VALUES (1), (2), (3), (4), (5), (6), (7), (8), (9)")
+    stories = kill(mixed, Shop.members, {"orders": WRITE, "audit": DEADLOCK})
+    assert stories[-1].status == 500
+    places = {story.killed for story in stories}
+    first = ("orders: PREPARE TRANSACTION", "orders: ROLLBACK PREPARED")
+    assert both_sides("audit: XA ROLLBACK", *first) | {"before audit: XA END"} <= places
+    assert "after audit: XA END" not in places  # which is the statement that is refused
+    assert done(run_the_command(mixed)) == {"rolled back"}
+    assert (mixed.stored, mixed.prepared) == ([[], []], [])
+    assert run_the_command(mixed) == NOTHING_LEFT
 
 
 @pytest.mark.long
@@ -171,7 +215,7 @@ def test_whenever_a_process_is_killed_under_load_no_answer_was_a_lie(shop: Shop,
         found = [line.split() for line in lines if line.endswith("\n")]
         assert {status for _, status in found} == {"201"}
         answered += [int(number) for number, _ in found]
-        shop.cluster.wait_until_alone()
+        shop.wait_until_alone()
         left += len(recover(shop.engines(), older_than=0))
         orders, audit = shop.stored
         assert orders == audit
@@ -454,10 +498,6 @@ def test_what_is_no_engine_is_refused_by_name(shop: Shop) -> None:
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def given(shop: Shop, driver: str = "psycopg") -> list[str]:
-    return [f"{member}={shop.url(member, driver)}" for member in shop.members]
-
-
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 def test_the_command_prints_a_line_for_each_and_ends_with_0_once_nothing_is_left(
     shop: Shop, driver: str, capsys: Captured
@@ -487,7 +527,5 @@ def test_the_command_ends_with_1_where_a_database_cannot_be_looked_into(shop: Sh
 
 def test_the_command_runs_as_a_program(shop: Shop) -> None:
     leave(shop)
-    command = [str(Path(sys.executable).parent / "postresponse"), "recover", *given(shop), "--older-than=0"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stderr, len(ran.stdout.splitlines())) == (0, "", 2)
+    assert len(run_the_command(shop)) == 2
     assert shop.prepared == []

@@ -243,6 +243,10 @@ class Shop:
     def allow(self, member: str) -> None:
         self.execute("postgres", f"ALTER DATABASE {member} ALLOW_CONNECTIONS true")
 
+    def wait_until_alone(self) -> None:
+        """Wait until no process is connected any more, as one that was killed may be for a moment."""
+        self.cluster.wait_until_alone()
+
     @contextmanager
     def held(self, member: str, statement: str) -> Iterator[None]:
         """Let another connection hang in *statement*, as if a standby had to confirm it that is not there."""
@@ -302,11 +306,21 @@ class MixedShop(Shop):
         if member != "audit":
             super().cut(member)
             return
-        rows = self.execute(
+        for (number,) in self._others():
+            self.execute("audit", f"KILL {number}")
+
+    def wait_until_alone(self) -> None:
+        super().wait_until_alone()
+        deadline = time.monotonic() + 20
+        while self._others():
+            assert time.monotonic() < deadline, "somebody stays connected to MariaDB"
+            time.sleep(0.01)
+
+    def _others(self) -> list[tuple[Any, ...]]:
+        """The numbers of the other connections to the database."""
+        return self.execute(
             "audit", "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
         )
-        for (number,) in rows:
-            self.execute("audit", f"KILL {number}")
 
     def allow(self, member: str) -> None:
         if member != "audit":
