@@ -30,7 +30,7 @@ from postresponse.core.exchange import Exchange
 from postresponse.core.policy import did_you_mean
 from postresponse.exceptions import CommitRefused, ConfigurationError, UnitOfWorkError
 from postresponse.unit_of_work.django_commit import send_commit, ticket_on
-from postresponse.unit_of_work.statements import only_reads, worse_of
+from postresponse.unit_of_work.statements import is_kept, only_reads, worse_of
 
 __all__ = ["DjangoUnitOfWork"]
 
@@ -43,7 +43,7 @@ _IN_ERROR: Final = 3
 class _Unit:
     """The transaction of one exchange on one alias; what both twins share."""
 
-    __slots__ = ("_atomic", "_connection", "_due", "_earlier_error", "_using", "_wrote", "statement_error")
+    __slots__ = ("_atomic", "_connection", "_due", "_earlier_error", "_using", "_wrote", "committed", "statement_error")
 
     active = True  # inside of atomic() Django lets no view commit or roll back by itself
     changed = False  # what is written after the end commits by itself
@@ -55,6 +55,7 @@ class _Unit:
         self._atomic: Any = None
         self._earlier_error: BaseException | None = None
         self._wrote = False
+        self.committed = False
         self.statement_error: BaseException | None = None
 
     @property
@@ -76,12 +77,15 @@ class _Unit:
         """Run a statement, as Django's execute wrappers do, and remember what it failed with."""
         self._wrote = self._wrote or not (isinstance(sql, str) and only_reads(sql))
         try:
-            return execute(sql, params, many, context)
+            result = execute(sql, params, many, context)
         except transaction.TransactionManagementError:  # behind one that failed: never the reason itself
             raise
         except Exception as error:
             self.statement_error = worse_of(self.statement_error, error)
             raise
+        if self._wrote and not self.committed:
+            self.committed = is_kept(self._connection.connection)
+        return result
 
     def sever(self) -> None:
         """Shut the connection's socket down under a call that hangs; it then fails, and returns."""

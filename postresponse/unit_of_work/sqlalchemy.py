@@ -59,8 +59,9 @@ class _Use:
 
     @property
     def committed(self) -> bool:
-        """Whether a COMMIT was sent, ever, and not refused."""
-        return self._committed or any(each.sent and not each.refused for each in self.transactions.values())
+        """Whether anything was committed, ever: by a COMMIT that was sent and not refused, or without one."""
+        each = self.transactions.values()
+        return self._committed or any(one.kept or (one.sent and not one.refused) for one in each)
 
     def closed(self) -> None:
         self._error = self.error

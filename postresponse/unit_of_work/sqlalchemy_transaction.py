@@ -13,7 +13,7 @@ from weakref import WeakSet
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 
 from postresponse.unit_of_work.in_doubt import Fate, Ticket, ask, foregone, run, ticket_of, was_refused
-from postresponse.unit_of_work.statements import only_reads, worse_of
+from postresponse.unit_of_work.statements import is_kept, only_reads, worse_of
 
 __all__ = ["Transaction", "transaction_on"]
 
@@ -31,12 +31,25 @@ class Transaction:
         failed: Whether a statement failed, and the database may have given it up.
         deadlocked: Whether it failed with the deadlock of MySQL and MariaDB.
         asks: Whether its ticket is asked for before COMMIT.
+        kept: Whether a part was committed without COMMIT: in autocommit, or by a statement that does.
         sent: COMMIT was sent, or is about to be.
         refused: The database's answer was an error, or it was found to have rolled back.
         lost: There was no answer.
     """
 
-    __slots__ = ("asks", "deadlocked", "engine", "error", "failed", "lost", "refused", "sent", "ticket", "wrote")
+    __slots__ = (
+        "asks",
+        "deadlocked",
+        "engine",
+        "error",
+        "failed",
+        "kept",
+        "lost",
+        "refused",
+        "sent",
+        "ticket",
+        "wrote",
+    )
 
     def __init__(self, connection: Connection, *, asks: bool) -> None:
         self.engine: Engine = connection.engine
@@ -45,6 +58,7 @@ class Transaction:
         self.failed: bool = False
         self.deadlocked: bool = False
         self.wrote: bool = False
+        self.kept: bool = False
         self.sent: bool = False
         self.refused: bool = False
         self.lost: bool = False
@@ -127,6 +141,12 @@ def _on_statement(connection: Connection, cursor: object, statement: str, *other
         transaction.wrote = not only_reads(statement)
 
 
+def _behind_statement(connection: Connection, *others: object) -> None:
+    transaction = transaction_on(connection)
+    if transaction is not None and transaction.wrote and not transaction.kept:
+        transaction.kept = is_kept(connection.connection.driver_connection)
+
+
 def _on_error(context: ExceptionContext) -> None:
     transaction = transaction_on(context.connection)
     if transaction is not None:
@@ -148,6 +168,7 @@ def _on_commit_prepared(connection: Connection, *others: object) -> None:
 _LISTENERS: Final[dict[str, Callable[..., None]]] = {
     "begin": _on_begin,
     "before_cursor_execute": _on_statement,
+    "after_cursor_execute": _behind_statement,
     "handle_error": _on_error,
     "commit": _on_commit,
     "commit_twophase": _on_commit_prepared,

@@ -1,27 +1,49 @@
-"""What a unit of work keeps of its statements: whether one may have written, and what one failed with."""
+"""What a unit of work keeps of its statements: whether one wrote, is kept already, and what one failed with."""
 
 import copy
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from postresponse.core.policy import is_transient
 
-__all__ = ["detached", "only_reads", "sqlstate_of", "worse_of", "worst_of"]
+__all__ = ["detached", "is_kept", "only_reads", "sqlstate_of", "worse_of", "worst_of"]
 
 # What follows EXPLAIN may run, and one part of WITH may write.
 _READS: Final = re.compile(
-    r"[\s(]*(select|show|values|table|pragma|((with|explain)\b(?!.*\b(insert|update|delete|merge)\b)))\b",
+    r"[\s(]*(select|show|values|table|pragma|set|savepoint|((with|explain)\b(?!.*\b(insert|update|delete|merge)\b)))\b",
     re.IGNORECASE | re.DOTALL,
 )
+
+_IDLE: Final = 0
+_IN_TRANSACTION: Final = 1
 
 _GIVEN_UP: Final = "25P02"
 """PostgreSQL's answer to every statement behind one that failed: never the reason itself."""
 
 
 def only_reads(statement: str) -> bool:
-    """Tell whether *statement* reads and nothing else, by its look: a SELECT may call a function that writes."""
+    """Tell whether *statement* leaves no row changed, by its look: a SELECT may call a function that writes."""
     return _READS.match(statement) is not None
+
+
+def is_kept(driver: Any) -> bool:
+    """Tell, behind a statement that wrote, whether that is committed: by what the *driver*'s connection says.
+
+    It is in autocommit, and where a statement commits by itself, as DDL does in MySQL and MariaDB. False where the
+    driver does not tell whether it is in a transaction.
+    """
+    inside = getattr(driver, "in_transaction", None)  # sqlite3, aiosqlite, MySQL Connector
+    if isinstance(inside, bool):
+        return not inside
+    status = getattr(getattr(driver, "info", None), "transaction_status", None)  # psycopg, psycopg2: libpq's
+    if isinstance(status, int):
+        return status == _IDLE
+    status = getattr(driver, "server_status", None)  # PyMySQL, asyncmy: the flags of the protocol
+    if isinstance(status, int):
+        return not status & _IN_TRANSACTION
+    ask = getattr(driver, "is_in_transaction", None) or getattr(driver, "get_transaction_status", None)
+    return ask is not None and not ask()  # asyncpg, aiomysql
 
 
 def sqlstate_of(error: BaseException) -> str | None:

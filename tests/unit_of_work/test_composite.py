@@ -29,6 +29,7 @@ from postresponse.unit_of_work.django import DjangoUnitOfWork
 from postresponse.unit_of_work.sqlalchemy import SQLAlchemyUnitOfWork
 from tests.core.exchanges import exchange_of
 from tests.fakes import AsyncFakeUnit, Conflict, FakeUnit, attempt_asgi
+from tests.servers.site import eventually
 from tests.unit_of_work.django_project.databases import Database, SQLite
 from tests.unit_of_work.django_project.driving import Site as DjangoSite
 from tests.unit_of_work.django_project.driving import cleared, orders
@@ -632,7 +633,8 @@ def test_a_request_leaves_nothing_to_the_collector(kind: str) -> None:
     gc.disable()
     try:
         trial.run(view=view)
-        assert [found() for found in alive] == [None] * 4
+        # A worker thread may look at its last job for a moment longer.
+        eventually(lambda: [found() for found in alive] == [None] * 4, "nothing left")
     finally:
         gc.enable()
 
