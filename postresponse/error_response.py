@@ -1,7 +1,6 @@
 """The response that a client gets instead of the application's, when that one cannot stand."""
 
 import html
-import inspect
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from werkzeug.http import parse_accept_header
 
 from postresponse.core.exchange import Failure
 from postresponse.core.headers import check_headers
+from postresponse.core.settings import check_application
 from postresponse.exceptions import MessageOrderError, WrongApplication
 
 __all__ = ["ErrorResponse", "asgi_response", "default_error_response", "emptied", "sendable", "wsgi_response"]
@@ -74,8 +74,7 @@ async def asgi_response(app: Any, scope: Any) -> ErrorResponse:
 
     The request's body was read, and is empty here: the server's `receive` would wait for the client to leave.
     """
-    if not callable(app):
-        raise WrongApplication(f"error_response: expected an ErrorResponse or an ASGI application, found {app!r}")
+    check_application(app, 3, "error_response")
     messages: list[Any] = []
 
     async def collect(message: Any) -> None:
@@ -106,10 +105,7 @@ def _ended_body() -> Callable[[], Awaitable[Any]]:
 
 def wsgi_response(app: Any, environ: dict[str, Any]) -> ErrorResponse:
     """Run the WSGI application *app* and return all that it answered; *environ* is that of `emptied`."""
-    if inspect.iscoroutine(app):
-        app.close()
-    if not callable(app):
-        raise WrongApplication(f"error_response: expected an ErrorResponse or a WSGI application, found {app!r}")
+    check_application(app, 2, "error_response")
     given: list[tuple[str, list[tuple[str, str]]]] = []
     written: list[bytes] = []
 

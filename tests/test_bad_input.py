@@ -548,18 +548,60 @@ def test_an_error_response_with_a_forged_header_falls_back_to_the_default(side: 
     assert b"about:blank" in seen.body
 
 
-@pytest.mark.parametrize("answer", [None, "a page", 500, functools.partial(work)])
-def test_an_error_response_that_is_none_falls_back_to_the_default(side: Side, answer: Any) -> None:
+def two(environ: Any, start_response: Any) -> None:
+    """Take what a WSGI application takes."""
+
+
+def three(scope: Any, receive: Any, send: Any) -> None:
+    """Take what an ASGI application takes."""
+
+
+def four(one: Any, two: Any, three: Any, four: Any) -> None:
+    """Take what nobody gives."""
+
+
+ASGI_OR: Final = "an ErrorResponse or an ASGI application"
+WSGI_OR: Final = "an ErrorResponse or a WSGI application"
+
+
+@pytest.mark.parametrize(
+    ("side", "answer", "says"),
+    [
+        (ASGISide(), "a page", f"expected {ASGI_OR}, found 'a page'"),
+        (WSGISide(), "a page", f"expected {WSGI_OR}, found 'a page'"),
+        (ASGISide(), 500, f"expected {ASGI_OR}, found 500"),
+        (WSGISide(), 500, f"expected {WSGI_OR}, found 500"),
+        (ASGISide(), two, f"two takes 2 arguments, as WSGI applications do; return {ASGI_OR}"),
+        (WSGISide(), three, f"three takes 3 arguments, as ASGI applications do; return {WSGI_OR}"),
+        (ASGISide(), four, "four(one: Any, two: Any, three: Any, four: Any) -> None cannot be called with scope"),
+        (WSGISide(), four, "four(one: Any, two: Any, three: Any, four: Any) -> None cannot be called with environ"),
+        (ASGISide(), functools.partial(work), "the application it returned gave no whole response"),
+        (WSGISide(), functools.partial(work), "'coroutine' object is not iterable"),
+    ],
+)
+def test_an_error_response_that_is_none_is_named_and_the_default_answers(
+    side: Side, answer: Any, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
     units = FakeUnits({"commit": LookupError("refused")}, is_async=side.is_async)
     seen = side.ask(unit_of_work=units, error_response=lambda failure: answer)
     assert (seen.status, seen.error, seen.broken) == (500, None, [])
     assert b"about:blank" in seen.body
+    assert says in caplog.text
 
 
-def test_an_error_response_that_is_a_coroutine_falls_back_to_the_default_under_wsgi() -> None:
+def test_an_error_response_may_leave_the_answer_to_the_default(side: Side, caplog: pytest.LogCaptureFixture) -> None:
+    units = FakeUnits({"commit": LookupError("refused")}, is_async=side.is_async)
+    seen = side.ask(unit_of_work=units, error_response=lambda failure: None)
+    assert (seen.status, seen.error, seen.broken) == (500, None, [])
+    assert b"about:blank" in seen.body
+    assert "error_response" not in caplog.text
+
+
+def test_an_error_response_that_is_a_coroutine_is_closed_under_wsgi(caplog: pytest.LogCaptureFixture) -> None:
     units = FakeUnits({"commit": LookupError("refused")})
     seen = WSGISide().ask(unit_of_work=units, error_response=lambda failure: work())
     assert (seen.status, seen.error) == (500, None)
+    assert f"error_response: expected {WSGI_OR}, found <coroutine object work" in caplog.text
 
 
 # -- order ------------------------------------------------------------------------------------------------------------

@@ -160,15 +160,23 @@ def check_callback(name: str, callback: Any, *, is_async: bool) -> None:
 _PROTOCOLS: Final = {3: ("ASGI", "scope, receive and send", "asgi"), 2: ("WSGI", "environ and start_response", "wsgi")}
 
 
-def check_application(app: Any, arguments: int) -> None:
+def check_application(app: Any, arguments: int, option: str = "app") -> None:
     """Refuse what is no application of the protocol that calls it with so many *arguments*, as far as can be told.
+
+    Args:
+        option: What it was given as: the `app` of the middleware, or what its `error_response` returned.
 
     Raises:
         WrongApplication: *app* cannot be called that way.
     """
     protocol, names, _ = _PROTOCOLS[arguments]
+    wanted = f"{'an' if arguments == 3 else 'a'} {protocol} application"
+    if option != "app":
+        wanted = f"an ErrorResponse or {wanted}"
+    if inspect.iscoroutine(app):
+        app.close()
     if not callable(app):
-        raise WrongApplication(f"app: expected {'an' if arguments == 3 else 'a'} {protocol} application, found {app!r}")
+        raise WrongApplication(f"{option}: expected {wanted}, found {app!r}")
     try:
         signature = inspect.signature(app, follow_wrapped=False)
     except (TypeError, ValueError):
@@ -178,11 +186,11 @@ def check_application(app: Any, arguments: int) -> None:
     name = getattr(app, "__name__", None) or type(app).__name__
     other, _, module = _PROTOCOLS[5 - arguments]
     if _takes(signature, 5 - arguments):
+        way_out = f"use postresponse.{module}.PostResponseMiddleware" if option == "app" else f"return {wanted}"
         raise WrongApplication(
-            f"app: {name} takes {5 - arguments} arguments, as {other} applications do; "
-            f"use postresponse.{module}.PostResponseMiddleware"
+            f"{option}: {name} takes {5 - arguments} arguments, as {other} applications do; {way_out}"
         )
-    raise WrongApplication(f"app: {name}{signature} cannot be called with {names}")
+    raise WrongApplication(f"{option}: {name}{signature} cannot be called with {names}")
 
 
 def _takes(signature: inspect.Signature, count: int) -> bool:
