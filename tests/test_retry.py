@@ -281,13 +281,15 @@ def test_a_predicate_that_fails_is_logged_and_the_answer_stands(site: Site, capl
 
 @sites
 @points
-def test_hooks_of_a_discarded_attempt_are_silent(site: Site, at: Point) -> None:
+def test_of_a_discarded_attempt_only_the_hooks_before_the_commit_run(site: Site, at: Point) -> None:
     ran: list[str] = []
     told: list[Any] = []
 
     def view(body: bytes) -> tuple[int, bytes]:
         exchange = current_exchange()
         number = exchange.attempt
+        exchange.on_start(lambda exchange: ran.append(f"on_start {number}"))
+        exchange.before_commit(lambda: ran.append(f"before_commit {number}"))
         exchange.after_commit(lambda: ran.append(f"after_commit {number}"))
         exchange.after_rollback(lambda: ran.append(f"after_rollback {number}"))
         exchange.on_finished(lambda outcome: ran.append(f"on_finished {number}"))
@@ -301,7 +303,8 @@ def test_hooks_of_a_discarded_attempt_are_silent(site: Site, at: Point) -> None:
         on_error=told.append,
     )
     assert one.post(b"x") == (201, b"x")
-    assert ran == ["after_commit 3", "on_finished 3"]
+    discarded = [f"{hook} {number}" for number in (1, 2) for hook in ("on_start", "before_commit")]
+    assert ran == [*discarded, "on_start 3", "before_commit 3", "after_commit 3", "on_finished 3"]
     assert told == []
     assert len(one.outcomes) == 1
 
@@ -669,6 +672,23 @@ def test_a_completion_that_nobody_knows_of_is_no_conflict() -> None:
     unknown.sqlstate = "40003"
     assert is_transient(Conflict())
     assert not is_transient(unknown)
+
+
+@sites
+def test_before_each_further_attempt_a_random_part_of_the_pause_is_waited(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chances, pauses = iter([0.5, 0.25]), []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("random.random", lambda: next(chances))
+    monkeypatch.setattr("postresponse.asgi.exchange.sleep", sleep)
+    monkeypatch.setattr("time.sleep", pauses.append)
+    one = site(echo, FakeUnits({"commit": Conflict()}, times=2), commit=retry(backoff=0.1))
+    assert one.post() == (201, b"")
+    assert pauses == [pytest.approx(0.05), pytest.approx(0.05)]  # a half of 0.1 s, and a quarter of twice that
 
 
 def test_the_pause_grows_is_jittered_and_has_an_end() -> None:

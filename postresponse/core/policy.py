@@ -79,8 +79,9 @@ class Retry:
     """Run a request again from its start, with the same body, while it fails for a reason that passes.
 
     Only where nothing has left, nothing was committed, the outcome of the commit is known, and the whole request body
-    is recorded. Each attempt has an exchange, a unit of work and a scope or environ of its own; the hooks of one that
-    is discarded never run. The failure may come from a statement or from the commit.
+    is recorded. Each attempt has an exchange, a unit of work and a scope or environ of its own. Of one that is
+    discarded the hooks `on_start` and `before_commit` may have run, which come before the commit; no other does. The
+    failure may come from a statement or from the commit.
 
     Args:
         attempts: How often the request is run at most.
