@@ -432,13 +432,25 @@ def test_of_a_request_that_is_run_again_the_last_attempt_is_rendered(kind: str) 
     assert attempts == [3]
 
 
-@BOTH
-@pytest.mark.parametrize("error", [CommitInDoubt("lost"), PartialCommit(("a",), "b")], ids=["doubt", "part"])
-def test_no_page_answers_where_nobody_knows_what_was_committed(kind: str, error: Exception, signals: list[Any]) -> None:
+def undecided(kind: str, error: Exception) -> Answer:
+    """Ask a project whose pages say that nothing was stored, and a commit of which nobody can say that."""
     middleware = [excepting(saying("nothing was stored"))]
-    answer = Site(kind, stored, middleware, SORRY, options=units(kind, error)).ask()
-    assert answer.is_default
-    assert b"unknown" in answer.body or b"in part" in answer.body
+    return Site(kind, stored, middleware, SORRY, options=units(kind, error)).ask()
+
+
+@BOTH
+def test_no_page_answers_where_nobody_knows_what_was_committed(kind: str, signals: list[Any]) -> None:
+    answer = undecided(kind, CommitInDoubt("lost"))
+    assert (answer.status, answer.is_default) == (503, True)
+    assert b"is unknown: it may or may not have been carried out" in answer.body
+    assert signals == []
+
+
+@BOTH
+def test_no_page_answers_where_a_part_was_committed(kind: str, signals: list[Any]) -> None:
+    answer = undecided(kind, PartialCommit(("a",), "b"))
+    assert (answer.status, answer.is_default) == (500, True)
+    assert b"was carried out in part only" in answer.body
     assert signals == []
 
 

@@ -253,11 +253,16 @@ def undecided(error: Exception, handlers: Handlers | None = None, blueprints: Ha
     return app
 
 
-@UNDECIDED
-def test_no_general_page_answers_where_nobody_knows_what_was_committed(error: Exception) -> None:
-    server = ask(undecided(error))
-    assert is_default(server)
-    assert b"unknown" in server.body or b"in part" in server.body
+def test_no_general_page_answers_where_nobody_knows_what_was_committed() -> None:
+    server = ask(undecided(CommitInDoubt("lost")))
+    assert (server.code, is_default(server)) == (503, True)
+    assert b"is unknown: it may or may not have been carried out" in server.body
+
+
+def test_no_general_page_answers_where_a_part_was_committed() -> None:
+    server = ask(undecided(PartialCommit(("a",), "b")))
+    assert (server.code, is_default(server)) == (500, True)
+    assert b"was carried out in part only" in server.body
 
 
 @UNDECIDED

@@ -326,11 +326,17 @@ UNDECIDED = pytest.mark.parametrize(
 GENERAL: dict[Any, Any] = dict.fromkeys((500, Exception, ConnectionError), saying("nothing was stored", 500))
 
 
-@UNDECIDED
+@pytest.mark.parametrize("error", [CommitInDoubt("lost"), Lost("lost")], ids=["doubt", "lost"])
 def test_no_general_page_answers_where_nobody_knows_what_was_committed(error: Exception) -> None:
     server = ask(failing(error, exception_handlers=GENERAL))
-    assert is_default(server)
-    assert b"unknown" in server.body or b"in part" in server.body
+    assert (server.status, is_default(server)) == (503, True)
+    assert b"is unknown: it may or may not have been carried out" in server.body
+
+
+def test_no_general_page_answers_where_a_part_was_committed() -> None:
+    server = ask(failing(PartialCommit(("a",), "b"), exception_handlers=GENERAL))
+    assert (server.status, is_default(server)) == (500, True)
+    assert b"was carried out in part only" in server.body
 
 
 @UNDECIDED
