@@ -3,6 +3,9 @@
 The counter is the sum of two slots. An increment reads both and writes one, so that of two at a time one fails: in the
 same slot at its UPDATE, in different ones at its COMMIT or at a statement before. Where a request asks to be beaten,
 somebody else increments in between, and the conflict is certain.
+
+One row would not do: those who write it meet at its UPDATE, and a COMMIT is refused there by a chance of timing only
+(from none in 80 increments to 190 in 800). Two rows make a write skew, which COMMIT finds for certain.
 """
 
 import json
