@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from fastapi import Depends
+from fastapi.requests import HTTPConnection
 
 from postresponse.asgi.exchange import ASGIExchange
 from postresponse.core.current import current_exchange
@@ -16,8 +17,10 @@ from postresponse.core.current import current_exchange
 __all__ = ["commit_inside"]
 
 
-async def _commit_inside() -> AsyncIterator[None]:
+async def _commit_inside(connection: HTTPConnection) -> AsyncIterator[None]:
     yield
+    if connection.scope["type"] == "websocket":  # has no response, and no exchange
+        return
     exchange = current_exchange()
     assert isinstance(exchange, ASGIExchange)
     await exchange._commit_early()
@@ -32,7 +35,7 @@ the answer is 500 or above, it is as with a commit at the head.
 
 It commits when the path operation *returned*, whatever status it returned: raise an `HTTPException` to roll back, or
 call `doom()`. It does not fire for an operation that raised. Its scope is the function's: with FastAPI's default, the
-request's, it would run behind the response.
+request's, it would run behind the response. For a WebSocket it does nothing: there is no unit of work.
 
 Raises:
     NoUnitOfWork: The middleware around the application only observes.
