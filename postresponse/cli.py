@@ -19,7 +19,7 @@ from postresponse import __version__
 
 __all__ = ["main"]
 
-NEEDED: Final = ("fastapi", "uvicorn", "aiosqlite", "greenlet")
+NEEDED: Final = ("fastapi", "uvicorn", "aiosqlite")
 EXIT_CODES: Final = """exit codes:
   0    measured, and this package did what it promises
   1    measured, and it did not

@@ -59,7 +59,7 @@ def test_the_help_of_the_demo_documents_every_exit_code(capsys: Captured) -> Non
     assert [line.split()[0] for line in shown.split("exit codes:\n")[1].splitlines()] == ["0", "1", "2", "3", "130"]
 
 
-@pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "aiosqlite", "greenlet"])
+@pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "aiosqlite"])
 def test_without_the_extra_the_demo_says_how_to_install_it(
     missing: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
