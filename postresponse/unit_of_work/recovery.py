@@ -38,6 +38,9 @@ __all__ = ["GRACE", "Recovered", "recover"]
 GRACE: Final = 60.0
 """Seconds for which a prepared transaction is left to the process that prepared it."""
 
+_FAILURES: Final = (DBAPIError, OSError)
+"""What a database answers that cannot be asked; asyncpg raises an OSError or a TimeoutError, which is one, as it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
@@ -101,7 +104,7 @@ def recover(members: Mapping[str, Engine], *, older_than: float = GRACE, dry_run
                 for prepared in place.database.prepared(place.connection):
                     of_one = found.setdefault(prepared.name._replace(branch=None), {})
                     of_one.setdefault(prepared.name, _Found(place, prepared))  # two may be on one database
-            except DBAPIError as error:
+            except _FAILURES as error:
                 told.append(Recovered(name, None, "left", f"it cannot be looked into: {_first_line(error)}"))
             else:
                 places.append(place)
@@ -142,7 +145,7 @@ class _Rules:
     def end(self, branches: list[_Found]) -> Iterator[Recovered]:
         try:
             fate, reason = self._decision()
-        except DBAPIError as error:
+        except _FAILURES as error:
             fate, reason = None, _first_line(error)
         for place, prepared in branches:
             action = _ACTIONS.get(fate)
@@ -180,7 +183,7 @@ class _Rules:
             return Recovered(place.member, name, action, reason)
         try:
             ended = place.database.end(place.connection, prepared.name, commit=action == "committed")
-        except DBAPIError as error:
+        except _FAILURES as error:
             return Recovered(place.member, name, "left", _first_line(error))
         if ended is Ended.BUSY:
             return Recovered(
@@ -198,5 +201,6 @@ _SAID: Final[Mapping[Fate, str]] = {
 }
 
 
-def _first_line(error: DBAPIError) -> str:
-    return str(error.orig).partition("\n")[0]
+def _first_line(error: DBAPIError | OSError) -> str:
+    cause = getattr(error, "orig", None) or error
+    return str(cause).partition("\n")[0] or type(cause).__name__  # a TimeoutError says nothing
