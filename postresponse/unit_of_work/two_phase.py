@@ -148,6 +148,8 @@ class _TwoPhaseMembers(Members):
         except ERRORS as error:
             yield from self._give_up(decider)
             fate = yield Call(decider, partial(decider.anew, decider.branch.commit_anew))
+            if fate is not Fate.UNKNOWN:
+                decider.branch.stage = Stage.ENDED
             if fate is Fate.COMMITTED:
                 logger.warning("%s: %s committed all the same", self.route, decider.name, exc_info=error)
                 return
@@ -173,6 +175,7 @@ class _TwoPhaseMembers(Members):
             # First, because MariaDB lets nobody else end what a connection holds that is still there.
             passing = yield from self._give_up(member)
             fate = yield Call(member, partial(member.anew, member.branch.commit_anew))
+            member.branch.stage = Stage.ENDED  # all that can be done for it here is done
             if fate is Fate.COMMITTED:
                 logger.warning("%s: %s committed all the same", self.route, member.name, exc_info=error)
             else:
@@ -195,6 +198,7 @@ class _TwoPhaseMembers(Members):
             if member.branch.stage is Stage.HANDS_OFF and not member.settled:
                 self._say_left(member, "waits for a decision and", None)
                 passing = (yield from self._give_up(member)) or passing
+                member.branch.stage = Stage.ENDED
         passing = (yield from how()) or passing
         for member in self.members:
             if member.branch.stage in (Stage.PREPARING, Stage.PREPARED):

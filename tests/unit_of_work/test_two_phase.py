@@ -482,6 +482,68 @@ def test_one_that_another_holds_is_not_taken_for_rolled_back(
     assert "orders may be prepared, and if so stays prepared as" in caplog.text
 
 
+def streamed(shop: Shop, statement: str, lose: Callable[[], object]) -> str:
+    """Answer one request that uses both sessions again behind its first byte, with *lose* right before *statement*."""
+    engines = {name: create_engine(url) for name, url in shop.site().urls.items()}
+    members = {name: SQLAlchemyUnitOfWork(sessionmaker(engine)) for name, engine in engines.items()}
+    once = [lose]
+
+    def heard(member: str, said: str) -> None:
+        if once and f"{member}: {said}".startswith(statement):
+            once.pop()()
+
+    for name, engine in engines.items():
+        event.listen(engine, "before_cursor_execute", lambda *args, name=name: heard(name, args[2]))
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("201 Created", [("Content-Type", "text/plain")])
+        for member in members.values():
+            member.session.execute(text(WRITE.format(1)))
+        yield b"first"
+        for member in members.values():
+            member.session.execute(text(READ))
+        yield b"second"
+
+    wrapped = wsgi.PostResponseMiddleware(app, unit_of_work=TwoPhase(**members))
+    try:
+        _, status, _ = run_wsgi_app(wrapped, create_environ("/orders"), buffered=True)
+    finally:
+        for engine in engines.values():
+            engine.dispose()
+    return str(status)
+
+
+@postgresql
+@pytest.mark.parametrize("member", Shop.members)
+def test_what_was_committed_on_another_connection_is_not_said_to_be_left_by_a_late_use(
+    shop: Shop, member: str, caplog: Captured
+) -> None:
+    assert streamed(shop, f"{member}: COMMIT PREPARED", lambda: shop.cut(member)) == "201 Created"
+    assert (shop.stored, shop.prepared) == ([[1], [1]], [])
+    assert f"{member} committed all the same" in caplog.text
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@postgresql
+def test_what_is_left_is_told_of_once_and_not_by_a_late_use_again(
+    shop: Shop, caplog: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_doubt, "LIMIT", 0.3)
+
+    def lose() -> None:
+        shop.execute("postgres", "ALTER ROLE app NOLOGIN")
+        shop.cut("audit")
+
+    try:
+        # Its own late use is refused, and that of the other one never comes.
+        with pytest.raises(DBAPIError):
+            streamed(shop, "audit: COMMIT PREPARED", lose)
+    finally:
+        shop.execute("postgres", "ALTER ROLE app LOGIN")
+    assert caplog.text.count("stays prepared as") == 1
+    assert [(each.member, each.action) for each in recover(shop.engines(), older_than=0)] == [("audit", "committed")]
+
+
 class Interrupted(BaseException):
     """As KeyboardInterrupt, without pytest's own ideas about that one."""
 
