@@ -269,7 +269,9 @@ class TwoPhase(Composite):
 
     The first member has to be on PostgreSQL 13 or later; the others may be on MariaDB 10.5 or later as well, each on a
     database of its own or not. PostgreSQL needs `max_prepared_transactions` above zero, and refuses to prepare a
-    transaction with temporary tables or NOTIFY in it. On MariaDB, a session's first statement also begins the first
+    transaction with temporary tables or NOTIFY in it. One with NOTIFY and no write counts as one that only read, and
+    those commit before anything is decided, so that a serialization failure of theirs still rolls all back: it is sent
+    even if the request is then answered with an error. On MariaDB, a session's first statement also begins the first
     member's transaction, and a handler must not end that one by itself.
 
     A commit of the first member that is not answered is looked up. If nobody can tell, the outcome is `unknown`, and

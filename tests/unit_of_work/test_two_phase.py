@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
@@ -147,6 +148,18 @@ def test_those_that_only_read_commit_without_being_prepared(shop: Shop, site: Si
     answer = site.post(*((member, WRITE.format(1) if member == writer else READ) for member in shop.members))
     assert (answer.unit, answer.ends) == ("committed", [])
     assert shop.stored == [[1] if member == writer else [] for member in shop.members]
+
+
+@postgresql
+def test_a_notify_of_one_that_wrote_nothing_is_sent_before_the_others_are_prepared(shop: Shop, site: Site) -> None:
+    """As the docstring says; that it commits first is what makes its own failure roll all back."""
+    site.urls["stock"] = shop.url("audit", "asyncpg" if "asyncpg" in site.urls["orders"] else "psycopg")
+    with psycopg.connect(shop.cluster.url("orders"), autocommit=True) as listening:
+        listening.execute("LISTEN paid")
+        notify = "SELECT pg_notify('paid', 'one')"
+        answer = site.post(("orders", notify), ("audit", WRITE.format(1)), ("stock", REFUSED.format(2)))
+        heard = [each.payload for each in listening.notifies(timeout=5, stop_after=1)]
+    assert (answer.status, answer.unit, shop.stored, heard) == (500, "failed", [[], []], ["one"])
 
 
 @postgresql
