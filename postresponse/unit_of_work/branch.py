@@ -22,6 +22,7 @@ from postresponse.unit_of_work.prepared import (
     fate_of,
     system_of,
 )
+from postresponse.unit_of_work.sqlalchemy_transaction import transaction_on
 
 __all__ = ["FIRST", "Branch", "Stage", "session_of"]
 
@@ -81,6 +82,11 @@ class Branch:
 
         return watched
 
+    @property
+    def is_promised(self) -> bool:
+        """Whether it is in a transaction that has its name, and with that its decider, from the start."""
+        return self.stage is Stage.OPEN and self.name is not None
+
     def forget(self) -> None:
         """The session was closed; what it does from now on is rolled back and needs no name."""
         self._late = True
@@ -106,10 +112,22 @@ class Branch:
 
     def on_commit(self, connection: Connection) -> None:
         if self.stage is Stage.OPEN:
+            self.database.leave(connection, self.name)
+            self._note_commit(connection)
             self.database.end_unprepared(connection, self.name, commit=True)
         else:
             self._commit_prepared(connection)
         self.stage = Stage.ENDED
+
+    def _note_commit(self, connection: Connection) -> None:
+        """Say that COMMIT is about to be sent, where it is sent here.
+
+        The unit of work does so at the engine's event, which comes behind those of a connection, and so would take an
+        answer that is lost here for one that says no.
+        """
+        transaction = transaction_on(connection)
+        if transaction is not None and self.database is MARIADB:
+            transaction.sent = True
 
     def _commit_prepared(self, connection: Connection) -> None:
         assert self.name is not None
@@ -125,6 +143,7 @@ class Branch:
         if connection.closed or connection.invalidated:
             return
         if self.stage is Stage.OPEN:
+            self.database.leave(connection, self.name)
             self.database.end_unprepared(connection, self.name, commit=False)
             self.stage = Stage.ENDED
         elif self.stage is Stage.PREPARED:

@@ -105,8 +105,11 @@ class Database(Protocol):
     def was_refused(self, error: DBAPIError) -> bool:
         """Tell whether this answer to `prepare` says that nothing was prepared; otherwise nobody knows."""
 
+    def leave(self, connection: Connection, name: Name | None) -> None:
+        """Let nothing more be sent in a transaction that was not prepared; it has not ended yet."""
+
     def end_unprepared(self, connection: Connection, name: Name | None, *, commit: bool) -> None:
-        """Do what has to come before COMMIT or ROLLBACK in a transaction that was not prepared."""
+        """Do what has to come before COMMIT or ROLLBACK in a transaction that was not prepared, and was left."""
 
     def end(self, connection: Connection, name: Name, *, commit: bool) -> Ended:
         """Commit or roll back the prepared transaction *name*; *connection* is in no transaction."""
@@ -124,6 +127,9 @@ class _PostgreSQL:
 
     def was_refused(self, error: DBAPIError) -> bool:
         return was_refused(error)
+
+    def leave(self, connection: Connection, name: Name | None) -> None:
+        """Nothing, as below."""
 
     def end_unprepared(self, connection: Connection, name: Name | None, *, commit: bool) -> None:
         """Nothing: it is a transaction like any other."""
@@ -165,9 +171,11 @@ class _MariaDB:
     def was_refused(self, error: DBAPIError) -> bool:
         return not error.connection_invalidated
 
-    def end_unprepared(self, connection: Connection, name: Name | None, *, commit: bool) -> None:
+    def leave(self, connection: Connection, name: Name | None) -> None:
         with suppress(DBAPIError):  # it has ended already: PREPARE failed, or a deadlock took it
             connection.exec_driver_sql(f"XA END '{name}'")
+
+    def end_unprepared(self, connection: Connection, name: Name | None, *, commit: bool) -> None:
         connection.exec_driver_sql(f"XA COMMIT '{name}' ONE PHASE" if commit else f"XA ROLLBACK '{name}'")
 
     def end(self, connection: Connection, name: Name, *, commit: bool) -> Ended:

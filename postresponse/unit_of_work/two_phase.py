@@ -114,6 +114,8 @@ class _TwoPhaseMembers(Members):
         return voted
 
     def _commit_alone(self, member: _Member) -> Calls[None]:
+        if member.branch.is_promised:
+            raise _decided_early(member)
         yield Call(member, member.unit.commit)
         member.settled = True
 
@@ -244,7 +246,7 @@ def _names(writers: dict[_Member, int]) -> dict[_Member, Name]:
     """Return the names to prepare under, the decider's first."""
     decider, *others = writers
     if decider.branch.database is not POSTGRESQL:
-        raise UnitOfWorkError(f"{decider.name} is on MariaDB, which cannot decide, and its decider was ended early")
+        raise _decided_early(decider)
     own = Name(decider.name, decider.branch.system, writers[decider])
     names = {decider: own} | {member: own._replace(branch=member.branch.number) for member in others}
     for member, name in names.items():
@@ -254,6 +256,13 @@ def _names(writers: dict[_Member, int]) -> dict[_Member, Name]:
                 f"the first member after {member.name} had begun; leave that to the middleware"
             )
     return names
+
+
+def _decided_early(member: _Member) -> UnitOfWorkError:
+    return UnitOfWorkError(
+        f"{member.name} is on MariaDB, which cannot decide, and its decider was ended early: the handler ended the "
+        "first member's transaction; leave that to the middleware"
+    )
 
 
 class TwoPhase(Composite):
