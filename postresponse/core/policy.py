@@ -51,8 +51,9 @@ def below_400(head: Head) -> bool:
 def is_transient(error: BaseException | None) -> bool:
     """Tell whether the database refused for a reason that is gone on the next try.
 
-    SQLSTATE class 40 (serialization failure, deadlock), MySQL 1205 and 1213, SQLite busy and locked; looked for on the
-    error, on the driver's error behind it (SQLAlchemy's `orig`) and along its causes.
+    SQLSTATE class 40 (serialization failure, deadlock), MySQL and MariaDB 1020, 1205 and 1213 ("try restarting
+    transaction"), SQLite busy and locked; looked for on the error, on the driver's error behind it (SQLAlchemy's
+    `orig`) and along its causes.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -71,7 +72,7 @@ def _transient(error: BaseException) -> bool:
     if isinstance(code, int):
         return code & 0xFF in (5, 6)  # SQLITE_BUSY, SQLITE_LOCKED
     first = error.args[0] if error.args else None
-    return first in (1205, 1213) and not isinstance(error, OSError)
+    return first in (1020, 1205, 1213) and not isinstance(error, OSError)
 
 
 @dataclass(frozen=True, slots=True)

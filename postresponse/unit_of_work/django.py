@@ -18,6 +18,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
@@ -30,7 +31,8 @@ from postresponse.core.exchange import Exchange
 from postresponse.core.policy import did_you_mean
 from postresponse.exceptions import CommitRefused, ConfigurationError, UnitOfWorkError
 from postresponse.unit_of_work.django_commit import send_commit, ticket_on
-from postresponse.unit_of_work.statements import is_kept, only_reads, worse_of
+from postresponse.unit_of_work.in_doubt import run
+from postresponse.unit_of_work.statements import gave_up, is_kept, only_reads, worse_of
 
 __all__ = ["DjangoUnitOfWork"]
 
@@ -43,7 +45,18 @@ _IN_ERROR: Final = 3
 class _Unit:
     """The transaction of one exchange on one alias; what both twins share."""
 
-    __slots__ = ("_atomic", "_connection", "_due", "_earlier_error", "_using", "_wrote", "committed", "statement_error")
+    __slots__ = (
+        "_atomic",
+        "_connection",
+        "_due",
+        "_earlier_error",
+        "_gave_up",
+        "_holds",
+        "_using",
+        "_wrote",
+        "committed",
+        "statement_error",
+    )
 
     active = True  # inside of atomic() Django lets no view commit or roll back by itself
     changed = False  # what is written after the end commits by itself
@@ -55,6 +68,8 @@ class _Unit:
         self._atomic: Any = None
         self._earlier_error: BaseException | None = None
         self._wrote = False
+        self._holds = False  # had written, and was still in the transaction behind the last statement
+        self._gave_up = False
         self.committed = False
         self.statement_error: BaseException | None = None
 
@@ -82,10 +97,22 @@ class _Unit:
             raise
         except Exception as error:
             self.statement_error = worse_of(self.statement_error, error)
+            self._see_if_given_up(error)
             raise
-        if self._wrote and not self.committed:
-            self.committed = is_kept(self._connection.connection)
+        if self._wrote:
+            idle = is_kept(self._connection.connection)
+            self._holds = not idle
+            self.committed = self.committed or idle
         return result
+
+    def _see_if_given_up(self, error: Exception) -> None:
+        connection = self._connection
+        driver = connection.connection
+        is_open = self._atomic is not None
+        if is_open and gave_up(error.__cause__ or error, driver, partial(run, driver), held=self._holds):
+            self._gave_up = True
+            # Django then refuses what follows, which on SQLite would commit by itself.
+            connection.needs_rollback, connection.rollback_exc = True, error
 
     def sever(self) -> None:
         """Shut the connection's socket down under a call that hangs; it then fails, and returns."""
@@ -173,17 +200,18 @@ class _Unit:
             raise UnitOfWorkError(f"the transaction on {self._using!r} was ended behind Django's back")
 
     def _check_committable(self, connection: Any) -> None:
-        """Refuse a commit that Django, or PostgreSQL, would turn into a rollback without a word."""
+        """Refuse a commit that Django or PostgreSQL would turn into a rollback unsaid, or others into a half."""
         if connection.closed_in_transaction:
             raise CommitRefused(
                 f"the connection {self._using!r} was closed inside the request's transaction, and what was written is "
                 "lost: by connection.close() or close_old_connections() in a view, which may call neither, or by "
                 "Django because the client left"
             )
-        if connection.needs_rollback or _is_in_error(connection):
+        given_up = self._gave_up or _is_in_error(connection)
+        if connection.needs_rollback or given_up:
             error = connection.rollback_exc
             if error is self._earlier_error:
-                error = self.statement_error if _is_in_error(connection) else None
+                error = self.statement_error if given_up else None
             raise CommitRefused(
                 f"the transaction on {self._using!r} can only be rolled back: an error of the database was caught "
                 "inside it, or set_rollback(True) was called. Let the error out, put transaction.atomic() around the "

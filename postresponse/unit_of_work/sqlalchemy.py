@@ -123,7 +123,7 @@ class _Use:
 def _check(suspects: list[tuple[Connection, Transaction]]) -> None:
     """Refuse to commit what the database has given up already, behind a statement whose error was swallowed.
 
-    PostgreSQL answers such a COMMIT with a rollback and no error. MySQL and MariaDB roll back at a deadlock (1213), and
+    PostgreSQL answers such a COMMIT with a rollback and no error. Others have rolled back at the error (`gave_up`), and
     COMMIT then keeps only what came after it.
     """
     for connection, transaction in suspects:
@@ -132,7 +132,7 @@ def _check(suspects: list[tuple[Connection, Transaction]]) -> None:
                 connection.exec_driver_sql("SELECT 1")
             except SQLAlchemyError:
                 raise CommitRefused(_SWALLOWED) from transaction.error
-        elif transaction.deadlocked:
+        elif transaction.gave_up:
             raise CommitRefused(_SWALLOWED) from transaction.error
 
 

@@ -13,7 +13,7 @@ from weakref import WeakSet
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 
 from postresponse.unit_of_work.in_doubt import Fate, Ticket, ask, foregone, run, ticket_of, was_refused
-from postresponse.unit_of_work.statements import is_kept, only_reads, worse_of
+from postresponse.unit_of_work.statements import gave_up, is_kept, only_reads, worse_of
 
 __all__ = ["Transaction", "transaction_on"]
 
@@ -29,7 +29,8 @@ class Transaction:
     Attributes:
         error: The error of a statement, the transient one of several; a copy.
         failed: Whether a statement failed, and the database may have given it up.
-        deadlocked: Whether it failed with the deadlock of MySQL and MariaDB.
+        gave_up: Whether the database then rolled back what came before it.
+        holds: Whether, behind the last statement, it had written and was still open.
         asks: Whether its ticket is asked for before COMMIT.
         kept: Whether a part was committed without COMMIT: in autocommit, or by a statement that does.
         sent: COMMIT was sent, or is about to be.
@@ -39,10 +40,11 @@ class Transaction:
 
     __slots__ = (
         "asks",
-        "deadlocked",
         "engine",
         "error",
         "failed",
+        "gave_up",
+        "holds",
         "kept",
         "lost",
         "refused",
@@ -56,7 +58,8 @@ class Transaction:
         self.asks: bool = asks
         self.error: BaseException | None = None
         self.failed: bool = False
-        self.deadlocked: bool = False
+        self.gave_up: bool = False
+        self.holds: bool = False
         self.wrote: bool = False
         self.kept: bool = False
         self.sent: bool = False
@@ -89,9 +92,17 @@ class Transaction:
             self.refused = _is_answer(context)
             self.lost = not self.refused
         self.failed = True
-        self.deadlocked = self.deadlocked or error.args[:1] == (1213,)
+        connection = context.connection
+        if connection is not None and not self.sent and not self.gave_up:
+            driver = connection.connection
+            self.gave_up = gave_up(error, driver.driver_connection, partial(run, driver), held=self.holds)
         if isinstance(error, Exception) and not self.lost:
             self.error = worse_of(self.error, context.sqlalchemy_exception or error)
+
+    def on_success(self, connection: Connection) -> None:
+        idle = is_kept(connection.connection.driver_connection)
+        self.holds = not idle
+        self.kept = self.kept or idle
 
     def on_commit(self, connection: Connection) -> None:
         driver: Any = connection.connection
@@ -143,8 +154,8 @@ def _on_statement(connection: Connection, cursor: object, statement: str, *other
 
 def _behind_statement(connection: Connection, *others: object) -> None:
     transaction = transaction_on(connection)
-    if transaction is not None and transaction.wrote and not transaction.kept:
-        transaction.kept = is_kept(connection.connection.driver_connection)
+    if transaction is not None and transaction.wrote:
+        transaction.on_success(connection)
 
 
 def _on_error(context: ExceptionContext) -> None:

@@ -2,12 +2,13 @@
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 from postresponse.core.policy import is_transient
 
-__all__ = ["detached", "is_kept", "only_reads", "sqlstate_of", "worse_of", "worst_of"]
+__all__ = ["detached", "gave_up", "is_kept", "only_reads", "sqlstate_of", "worse_of", "worst_of"]
 
 # What follows EXPLAIN may run, and one part of WITH may write.
 _READS: Final = re.compile(
@@ -17,6 +18,12 @@ _READS: Final = re.compile(
 
 _IDLE: Final = 0
 _IN_TRANSACTION: Final = 1
+
+_ALL_LOST: Final = (1020, 1206, 1213)
+"""MySQL and MariaDB roll the whole transaction back: the record has changed since the last read, no room for locks, a
+deadlock."""
+
+_WAITED_IN_VAIN: Final = 1205
 
 _GIVEN_UP: Final = "25P02"
 """PostgreSQL's answer to every statement behind one that failed: never the reason itself."""
@@ -44,6 +51,30 @@ def is_kept(driver: Any) -> bool:
         return not status & _IN_TRANSACTION
     ask = getattr(driver, "is_in_transaction", None) or getattr(driver, "get_transaction_status", None)
     return ask is not None and not ask()  # asyncpg, aiomysql
+
+
+def gave_up(error: BaseException, driver: Any, ask: Callable[[str], Any], *, held: bool) -> bool:
+    """Tell, behind a statement that failed, whether the database has rolled back all that came before it.
+
+    The next statement then begins another transaction, and a commit would keep only that. Not so on PostgreSQL, which
+    refuses each statement from there on.
+
+    Args:
+        error: The driver's.
+        driver: Its connection.
+        ask: Runs a statement on that, and returns its first row.
+        held: Whether the connection was in a transaction that had written, before the statement.
+    """
+    code = error.args[0] if error.args else None
+    if code == _WAITED_IN_VAIN:
+        return _rolls_back_on_timeout(ask)
+    return code in _ALL_LOST or (held and is_kept(driver))  # SQLite's OR ROLLBACK, and where its disk is full
+
+
+def _rolls_back_on_timeout(ask: Callable[[str], Any]) -> bool:
+    with suppress(Exception):
+        return bool(ask("SELECT @@innodb_rollback_on_timeout")[0])
+    return True  # nobody knows, so nothing is told to be complete
 
 
 def sqlstate_of(error: BaseException) -> str | None:
