@@ -4,6 +4,7 @@ The events are the engine's and heard once, whatever the number of sessions: a l
 would cost as much as the session.
 """
 
+import re
 from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
@@ -18,6 +19,11 @@ from postresponse.unit_of_work.statements import gave_up, is_kept, only_reads, w
 __all__ = ["Transaction", "transaction_on"]
 
 _KEY: Final = "postresponse"
+
+# What TwoPhase sends besides a COMMIT: behind it the connection is in no transaction, and nothing is committed.
+_PUTS_ASIDE: Final = re.compile(
+    r"(PREPARE TRANSACTION|ROLLBACK PREPARED|XA (START|END|PREPARE|ROLLBACK)) 'postresponse/"
+)
 
 # `event.contains` knows an engine by its id, which a later one may have again.
 _listened_to: Final[WeakSet[Engine]] = WeakSet()
@@ -99,10 +105,10 @@ class Transaction:
         if isinstance(error, Exception) and not self.lost:
             self.error = worse_of(self.error, context.sqlalchemy_exception or error)
 
-    def on_success(self, connection: Connection) -> None:
+    def on_success(self, connection: Connection, statement: str) -> None:
         idle = is_kept(connection.connection.driver_connection)
         self.holds = not idle
-        self.kept = self.kept or idle
+        self.kept = self.kept or (idle and _PUTS_ASIDE.match(statement) is None)
 
     def on_commit(self, connection: Connection) -> None:
         driver: Any = connection.connection
@@ -152,10 +158,10 @@ def _on_statement(connection: Connection, cursor: object, statement: str, *other
         transaction.wrote = not only_reads(statement)
 
 
-def _behind_statement(connection: Connection, *others: object) -> None:
+def _behind_statement(connection: Connection, cursor: object, statement: str, *others: object) -> None:
     transaction = transaction_on(connection)
     if transaction is not None and transaction.wrote:
-        transaction.on_success(connection)
+        transaction.on_success(connection, statement)
 
 
 def _on_error(context: ExceptionContext) -> None:

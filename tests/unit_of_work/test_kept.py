@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
 from werkzeug.test import create_environ, run_wsgi_app
 
-from postresponse import CommitPolicy, Retry, asgi, wsgi
+from postresponse import CommitPolicy, Retry, asgi, current_exchange, wsgi
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
 from postresponse.unit_of_work.statements import is_kept
 from tests.fakes import Conflict, StrictASGIServer
-from tests.services import mariadb, postgres
+from tests.services import mariadb, own_postgres, postgres
+from tests.services.own_postgres import Cluster
+from tests.unit_of_work.two_databases import REFUSED, WRITE, MixedShop, Shop, Site
 
 ON_POSTGRESQL = pytest.mark.service("postgresql")
 ON_MARIADB = pytest.mark.service("mariadb")
@@ -137,6 +140,53 @@ async def test_an_async_driver_tells_as_well(make: Any, level: str, expected: in
         await StrictASGIServer("POST").run(wrapped)
     await engine.dispose()
     assert len(runs) == expected
+
+
+# -- what TwoPhase prepares or rolls back ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with own_postgres.cluster(max_prepared_transactions=20) as made:
+        yield made
+
+
+def attempts_where_one_is_refused(site: Site, refused: str, order: tuple[str, str]) -> list[int]:
+    """Write to both, of which the first time one cannot be prepared; return the attempts that were made."""
+    runs = []
+
+    def view(sessions: Any) -> None:
+        runs.append(current_exchange().attempt)
+        for name in order:
+            statement = REFUSED if (name, runs[-1]) == (refused, 1) else WRITE
+            sessions[name].execute(text(statement.format(1)))
+
+    retry = Retry(on=lambda error: isinstance(error, DBAPIError), backoff=0)
+    site.options["commit"] = CommitPolicy(retry=retry)
+    answer = site.post(view=view)
+    assert (answer.status, answer.unit) == (201, "committed")
+    return runs
+
+
+@pytest.mark.service("own postgresql")
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+@pytest.mark.parametrize("refused", ["orders", "audit"])
+def test_what_was_prepared_and_rolled_back_is_run_again(cluster: Cluster, driver: str, refused: str) -> None:
+    shop = Shop(cluster)
+    assert attempts_where_one_is_refused(shop.site(driver), refused, ("orders", "audit")) == [1, 2]
+    assert (shop.stored, shop.prepared) == ([[1], [1]], [])
+
+
+@ON_MARIADB
+@pytest.mark.service("own postgresql")
+def test_what_mariadb_rolled_back_unprepared_is_run_again(cluster: Cluster) -> None:
+    with mariadb.database() as url:
+        shop = MixedShop(cluster, url)
+        assert attempts_where_one_is_refused(shop.site(), "orders", ("audit", "orders")) == [1, 2]
+        assert (shop.stored, shop.prepared) == ([[1], [1]], [])
+
+
+# -- the parts ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_driver_that_does_not_tell_is_believed_to_be_in_a_transaction() -> None:
