@@ -1,12 +1,11 @@
 """A time limit for a blocking clean-up: what hangs in the network is cut off from another thread.
 
 One thread for the whole process looks at all the limits. It starts with the first, ticks once a second while there are
-any, and ends when there was none for a minute, so that a limit costs a lock and an entry in a heap.
+any, and ends when there was none for a minute, so that a limit costs an entry in a set.
 """
 
-import heapq
-import itertools
 import logging
+import math
 import os
 import threading
 import time
@@ -28,77 +27,79 @@ def within(limit: float | None, call: Callable[..., Any], args: tuple[Any, ...],
     """
     if limit is None:
         return call(*args)
-
-    def bite() -> None:
-        logger.error("%r takes longer than %s s; its connection is severed", call, limit)
-        sever = getattr(unit, "sever", None)
-        if sever is not None:
-            sever()
-
-    disarm = _watchdog.arm(limit, bite)
+    due = time.monotonic() + limit
+    running = _Running(due, limit, call, unit)
+    calls = _watchdog.calls
+    calls.add(running)
+    if due < _watchdog.wakes_at:
+        _watchdog.wake(due)
     try:
         return call(*args)
     finally:
-        disarm()
+        calls.discard(running)
 
 
-class _Limit:
-    __slots__ = ("bite",)
+class _Running:
+    """A call with a limit, while it runs."""
 
-    def __init__(self, bite: Callable[[], object]) -> None:
-        self.bite: Callable[[], object] | None = bite
+    __slots__ = ("call", "due", "limit", "unit")
 
-    def disarm(self) -> None:
-        self.bite = None
+    def __init__(self, due: float, limit: float, call: Callable[..., Any], unit: Any) -> None:
+        self.due = due
+        self.limit = limit
+        self.call = call
+        self.unit = unit
+
+    def cut_off(self) -> None:
+        logger.error("%r takes longer than %s s; its connection is severed", self.call, self.limit)
+        sever = getattr(self.unit, "sever", None)
+        if sever is not None:
+            try:
+                sever()
+            except Exception:
+                logger.exception("a connection could not be severed")
 
 
 class _Watchdog:
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._limits: list[tuple[float, int, _Limit]] = []
-        self._count = itertools.count()
-        self._wakes_at: float | None = None  # None: no thread runs
+    """Looks at the calls that run; each is added and taken out without a lock, by an operation that is atomic."""
 
-    def arm(self, seconds: float, bite: Callable[[], object]) -> Callable[[], object]:
-        """Call *bite* in so many *seconds*, unless the function returned is called before."""
-        limit, due = _Limit(bite), time.monotonic() + seconds
+    def __init__(self) -> None:
+        self.calls: set[_Running] = set()
+        self.wakes_at: float = math.inf
+        """When the thread looks at the latest; infinity if none runs."""
+        self._condition = threading.Condition()
+
+    def wake(self, due: float) -> None:
+        """See to it that a thread looks by *due*."""
         with self._condition:
-            heapq.heappush(self._limits, (due, next(self._count), limit))
-            if self._wakes_at is None:
-                self._wakes_at = due
+            if self.wakes_at == math.inf:
+                self.wakes_at = due
                 threading.Thread(target=self._run, name="postresponse watchdog", daemon=True).start()
-            elif due < self._wakes_at:
+            elif due < self.wakes_at:
                 self._condition.notify()
-        return limit.disarm
 
     def _run(self) -> None:
         quiet_since = time.monotonic()
         while True:
             with self._condition:
                 now = time.monotonic()
-                if self._limits:
+                calls = list(self.calls)
+                if calls:
                     quiet_since = now
                 elif now - quiet_since >= IDLE:
-                    self._wakes_at = None
-                    return
-                bites = self._due(now)
-                if not bites:
-                    first = self._limits[0][0] if self._limits else now + TICK
-                    self._wakes_at = min(first, now + TICK)
-                    self._condition.wait(self._wakes_at - now)
-            for bite in bites:
-                try:
-                    bite()
-                except Exception:
-                    logger.exception("a connection could not be severed")
-
-    def _due(self, now: float) -> list[Callable[[], object]]:
-        bites = []
-        while self._limits and (self._limits[0][0] <= now or self._limits[0][2].bite is None):
-            bite = heapq.heappop(self._limits)[2].bite
-            if bite is not None:
-                bites.append(bite)
-        return bites
+                    self.wakes_at = math.inf
+                    # One that was added before it could see that looks at `wakes_at` later, and wakes another thread.
+                    if not self.calls:
+                        return
+                late = [running for running in calls if running.due <= now]
+                if not late:
+                    self.wakes_at = min((running.due for running in calls), default=now + TICK)
+                    self.wakes_at = min(self.wakes_at, now + TICK)
+                    self._condition.wait(self.wakes_at - now)
+            for running in late:
+                if running in self.calls:
+                    self.calls.discard(running)
+                    running.cut_off()
 
 
 _watchdog = _Watchdog()

@@ -1,6 +1,7 @@
-"""A clean-up that hangs is cut off; one that does not costs a lock."""
+"""A clean-up that hangs is cut off; one that does not costs next to nothing."""
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -47,12 +48,15 @@ def test_a_call_in_time_is_left_alone_and_one_without_limit_never_looked_at() ->
 
 
 def test_a_shorter_limit_wakes_the_thread_that_waits_for_a_longer_one() -> None:
-    unit, bitten = Unit(), threading.Event()
-    disarm = watchdog._watchdog.arm(30.0, bitten.set)
+    unit, longer, ended = Unit(), Unit(), threading.Event()
+    waiting = threading.Thread(target=within, args=(30.0, ended.wait, (), longer))
+    waiting.start()
     assert within(0.05, unit.rollback, (), unit) == b""
-    disarm()
-    assert not bitten.is_set()
+    ended.set()
+    waiting.join()
+    assert not longer.severed.is_set()
     unit.close()
+    longer.close()
 
 
 def test_a_unit_that_cannot_be_severed_is_at_least_named(caplog: pytest.LogCaptureFixture) -> None:
@@ -71,41 +75,58 @@ def test_a_unit_that_cannot_be_severed_is_at_least_named(caplog: pytest.LogCaptu
     assert "takes longer" in caplog.text
 
 
-def test_a_failing_bite_does_not_stop_the_next(caplog: pytest.LogCaptureFixture) -> None:
-    second = threading.Event()
+def test_one_that_cannot_be_severed_does_not_stop_the_next(caplog: pytest.LogCaptureFixture) -> None:
+    class Closed(Unit):
+        def sever(self) -> None:
+            super().sever()
+            raise OSError("already closed")
 
-    def fail() -> None:
-        raise OSError("already closed")
-
-    watchdog._watchdog.arm(0.01, fail)
-    watchdog._watchdog.arm(0.02, second.set)
-    assert second.wait(5.0)
+    first, second = Closed(), Unit()
+    waiting = threading.Thread(target=within, args=(0.01, first.rollback, (), first))
+    waiting.start()
+    assert within(0.05, second.rollback, (), second) == b""
+    waiting.join()
+    assert first.severed.is_set()
     assert "could not be severed" in caplog.text
+    first.close()
+    second.close()
 
 
 def test_the_thread_ends_when_unused_and_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "IDLE", 0.0)
     monkeypatch.setattr(watchdog, "TICK", 0.01)
-    dog, bitten = watchdog._Watchdog(), threading.Event()
+    monkeypatch.setattr(watchdog, "_watchdog", dog := watchdog._Watchdog())
     before = set(threading.enumerate())
-    dog.arm(0.0, bitten.set)
-    assert bitten.wait(5.0)
-    for thread in set(threading.enumerate()) - before:
-        thread.join(5.0)
-    assert dog._wakes_at is None
-    bitten.clear()
-    dog.arm(0.0, bitten.set)
-    assert bitten.wait(5.0)
+    for _ in range(2):
+        unit = Unit()
+        assert within(0.01, unit.rollback, (), unit) == b""
+        for thread in set(threading.enumerate()) - before:
+            thread.join(5.0)
+        assert dog.wakes_at == math.inf
+        assert dog.calls == set()
+        unit.close()
+
+
+def test_one_thread_is_enough_whoever_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "_watchdog", watchdog._Watchdog())
+    before, ended = set(threading.enumerate()), threading.Event()
+    waiting = [threading.Thread(target=within, args=(30.0, ended.wait, (), object())) for _ in range(8)]
+    for thread in waiting:
+        thread.start()
+    assert within(30.0, len, ("four",), object()) == 4
+    assert len(set(threading.enumerate()) - before - set(waiting)) == 1
+    ended.set()
+    for thread in waiting:
+        thread.join()
 
 
 def test_a_forked_child_has_a_watchdog_of_its_own() -> None:
-    watchdog._watchdog.arm(30.0, lambda: None)()  # the thread runs in this process, and would not in the child
+    within(30.0, len, ("",), None)  # the thread runs in this process, and would not in the child
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        bitten = threading.Event()
-        watchdog._watchdog.arm(0.0, bitten.set)
-        os.write(write, b"y" if bitten.wait(5.0) else b"n")
+        unit = Unit()
+        os.write(write, b"y" if within(0.01, unit.rollback, (), unit) == b"" else b"n")
         os._exit(0)
     os.waitpid(child, 0)
     assert os.read(read, 1) == b"y"

@@ -6,7 +6,6 @@ exists per message of a stream. What a client's leaving means is in `watch.py`; 
 
 import inspect
 import logging
-import math
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -23,14 +22,14 @@ from anyio import (
 from anyio import Event as Flag
 from anyio.lowlevel import checkpoint
 
-from postresponse.asgi.messages import BODY, END_OF_BODY, START, checked_head, content_type_of, encoded, items_of, kept
-from postresponse.asgi.performing import at_once, drive, on_thread, perform
+from postresponse.asgi.messages import BODY, END_OF_BODY, START, encoded, items_of, kept, look_at_head
+from postresponse.asgi.performing import at_once, drive, on_thread, perform, run_at_once
 from postresponse.asgi.watch import Watch
+from postresponse.core.at_once import open_at_once, settle_at_once
 from postresponse.core.exchange import Exchange, Failure
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, Outcome, State
 from postresponse.core.policy import Retry
-from postresponse.core.settings import Settings
-from postresponse.core.settlement import Step, Steps, commit_early, finish, open_unit, refuse, run_start_hooks, settle
+from postresponse.core.settlement import Step, Steps, commit_early, finish, refuse, run_start_hooks, settle
 from postresponse.drained import transport_drained
 from postresponse.error_response import ErrorResponse, asgi_response, default_error_response, sendable
 from postresponse.exceptions import ResponseReplaced
@@ -49,12 +48,18 @@ LINGER: Final = 1.0
 """Seconds that a last send may take once the client has left."""
 QUICK: Final = 10_000_000
 """Nanoseconds: a response that starts within this time is not watched for a disconnect before its head."""
+UNCOUNTED: Final = -1
+"""Room for a stream whose bytes nobody wants to know."""
+UNLIMITED: Final = 1 << 60
+"""Room for a stream without Content-Length; a number, since one is not compared with infinity at the same speed."""
 BRIEF: Final = 1_000_000
 """Nanoseconds: a stream that ends within this time gives the loop no turn of its own to see a disconnect."""
 
 
 # A member of an enum is dear to look up before Python 3.12, and these are on every request's way.
 PENDING: Final = State.PENDING
+DECIDED: Final = State.DECIDED
+SETTLING: Final = State.SETTLING
 SENDING: Final = State.SENDING
 ENDING: Final = State.ENDING
 SENT: Final = State.SENT
@@ -62,6 +67,7 @@ OVER: Final = State.OVER
 PART: Final = Event.BODY
 FINAL: Final = Event.FINAL
 HANDED: Final = Event.HANDED
+SETTLED: Final = Event.SETTLED
 TAKEN: Final = Event.TAKEN
 RETURNED: Final = Event.RETURNED
 SETTLE: Final = Action.SETTLE
@@ -69,97 +75,119 @@ RELEASE: Final = Action.RELEASE
 HOLD: Final = Action.HOLD
 OBSERVED: Final = MOVES[CommitPoint.AFTER_SEND]
 BUFFERED: Final = MOVES[CommitPoint.BUFFERED]
+AT_HEAD: Final = MOVES[CommitPoint.HEAD]
+
+
+async def _nothing() -> None:
+    """What `send` returns where nothing is to be done: a coroutine, because some start a task with it."""
 
 
 class ASGIExchange(Exchange):
     """An exchange, and how it speaks ASGI with the application inside and the server outside."""
 
-    __slots__ = (
-        "_end_taken",
-        "_held",
-        "_receiving",
-        "_room",
-        "_server_receive",
-        "_server_send",
-        "_start",
-        "_trailers",
-        "_watch",
-    )
+    __slots__ = ()
+    _given: Mapping[str, Any] | None  # the message
+    _held: HeldBody | None
+    _watch: Watch | None
     _is_read = False
     _watched_since = 0
     _pending_send: CancelScope | None = None
+    _handing_end = False
+    _end_taken: Flag | None = None
     _concluding = False
     _concluded: Flag | None = None
     _pause: Retry | None = None
-
-    def __init__(self, settings: Settings, scope: Any, receive: Any, send: Any) -> None:
-        super().__init__(settings, scope, monotonic_ns())
-        self._server_receive: Callable[[], Awaitable[Any]] = receive
-        self._server_send: Callable[[Any], Awaitable[Any]] = send
-        self._start: Mapping[str, Any] | None = None
-        self._trailers = False
-        self._held: HeldBody | None = None
-        self._room: float = 0
-        self._receiving = 0
-        self._watch: Watch | None = None
-        self._end_taken: Flag | None = None
 
     # -- what the application calls -----------------------------------------------------------------------------
 
     def send(self, message: Any) -> Awaitable[Any]:
         """The `send` that the application gets."""
-        if self._room:
+        room = self._room
+        if room:
             # A part of a stream, and not its last one: nothing is decided by it.
             try:
-                size = self._bytes + len(message["body"])
-                if size < self._room and message["more_body"]:
-                    self._bytes = size
-                    return self._server_send(message)
+                if message["more_body"]:
+                    if room == UNCOUNTED:
+                        return self._server_send(message)  # type: ignore[no-any-return]
+                    size = self._bytes + len(message["body"])
+                    if size < room:
+                        self._bytes = size
+                        return self._server_send(message)  # type: ignore[no-any-return]
             except KeyError:
                 pass
         kind = message["type"]
         if kind == BODY:
+            if (
+                self._state is SENDING
+                and self._unheard
+                and not self._trailers
+                and not self._receiving
+                and (self._unit is None or self._unit_ended)
+                and not message.get("more_body", False)
+            ):
+                # The table's way from SENDING to SENT, and nobody asks how it goes.
+                self._state = SENT
+                return self._server_send(message)  # type: ignore[no-any-return]
             return self._send_body(message)
         if kind == START:
-            if self._state is not PENDING or self._moves is not OBSERVED or self._on_start is not None:
+            if self._state is not PENDING or (self._moves is OBSERVED and self._on_start is not None):
                 return self._take_head(message)
-            # Nothing is withheld: the table's way from PENDING to SENDING.
-            self._state = SENDING
-            self._start = message
+            endless = False
+            if self._moves is not OBSERVED:
+                message, endless = look_at_head(message)
+            self._given = message
             self._status = message["status"]
             if "trailers" in message:
                 self._trailers = bool(message["trailers"])
-            self._decided = self._head_sent = now = monotonic_ns()
+            self._decided = now = monotonic_ns()
             if now - self._began > QUICK:
                 self._begin_watch(since=self._began)
-            return self._server_send(message)
+            if self._moves is OBSERVED:
+                # Nothing is withheld: the table's way from PENDING to SENDING.
+                self._state = SENDING
+                self._head_sent = now
+                return self._server_send(message)  # type: ignore[no-any-return]
+            self._state = DECIDED  # the table's way from PENDING
+            if (endless or self._moves is BUFFERED) and self._streams(endless):
+                # A client of server-sent events waits for the head, and the first event may be long in coming.
+                return self._may_leave(self._advance(Event.ENDLESS), Event.ENDLESS, None)
+            return _nothing()
         return self._send(message)
 
     async def _send_body(self, message: Any) -> None:
-        body = message.get("body", b"")
         final = not message.get("more_body", False) and not self._trailers
-        if self._state is not SENDING:
-            event = FINAL if final else PART
-            action = self._advance(event)
-            if action is SETTLE:
-                action = await self._settle(settle(self))
-            if action is RELEASE and self._held is None and self._on_start is None:
-                await self._hand_head(message if final else None)
+        if self._state is DECIDED and self._moves is AT_HEAD and self._watch is None and self._held is None:
+            # The table's way from DECIDED to SENDING, where the unit of work ends at once.
+            self._state = SETTLING
+            rest = settle_at_once(self, run_at_once)
+            if rest is None:
+                self._state = SENDING
+                self._head_sent = monotonic_ns()
+                try:
+                    await self._server_send(self._written_start(None))
+                except OSError:
+                    self._left = True
+                    raise
             else:
-                message = await self._may_leave(action, event, message)
+                message = await self._follow(await self._settle(rest), FINAL if final else PART, message)
                 if message is None:
                     return
+        elif self._state is not SENDING:
+            event = FINAL if final else PART
+            message = await self._may_leave(self._advance(event), event, message)
+            if message is None:
+                return
         if (
             not final
-            or len(body) > BARRIER
             or self._watch is not None
             or self._receiving
             or (self._unit is not None and not self._unit_ended)
+            or (len(message.get("body", b"")) > BARRIER and not self._unheard)
         ):
             await self._deliver(message, final=final)
             return
-        # The whole body, small, and nothing to be looked at or done behind it: the table's way from SENDING to SENT.
-        self._bytes += len(body)
+        # The whole body, and nothing to be looked at or done behind it: the table's way from SENDING to SENT.
+        self._bytes += len(message.get("body", b""))
         self._state = ENDING
         try:
             await self._server_send(message)
@@ -169,9 +197,13 @@ class ASGIExchange(Exchange):
         finally:
             if self._end_taken is not None:
                 self._end_taken.set()
-        self._state = SENT
+        self._taken(SENT)
+
+    def _taken(self, state: State) -> None:
+        """The server took the end."""
+        self._state = state
         self._body_sent = monotonic_ns()
-        if self._on_finished is not None or self._settings.on_finished is not None:
+        if not self._unheard:
             self._drained = transport_drained(self._server_send)
 
     async def receive(self) -> Any:
@@ -216,36 +248,25 @@ class ASGIExchange(Exchange):
             await self._deliver(message, final=final)
 
     async def _take_head(self, message: Any) -> None:
-        if self._state is PENDING and self._moves is not OBSERVED:
-            message = checked_head(message)
         action = self._advance(Event.START)
-        if action is Action.DROP:
-            return
         if action is Action.STOP:
             raise self._stopped()
         if action is Action.FORWARD:
             await self._server_send(message)
-            return
-        self._decided = now = monotonic_ns()
-        self._start = message
-        self._status = message["status"]
-        self._trailers = bool(message.get("trailers", False))
-        if now - self._began > QUICK:
-            self._begin_watch(since=self._began)
-        if action is HOLD:
-            if self._streams(content_type_of(message)):
-                # A client of server-sent events waits for the head, and the first event may be long in coming.
-                await self._may_leave(self._advance(Event.ENDLESS), Event.ENDLESS, None)
-        else:
+        elif action is RELEASE:
+            self._decided = monotonic_ns()
+            self._given = message
+            self._status = message["status"]
+            self._trailers = bool(message.get("trailers", False))
             await self._release()
 
     def _read_head(self) -> None:
         """Look at the head for what the rest of the response has to keep; once, and where something depends on it."""
-        if self._start is not None and not self._is_read:
+        if self._given is not None and not self._is_read:
             self._is_read = True
-            status = self._start["status"]
+            status = self._given["status"]
             self._needs_no_body = status in (204, 304) or status < 200 or self._is_head
-            for name, value in self._start.get("headers", ()):
+            for name, value in self._given.get("headers", ()):
                 if len(name) == 14 and name.lower() == b"content-length" and value.isdigit():
                     self._declared = int(value)
 
@@ -256,9 +277,14 @@ class ASGIExchange(Exchange):
             if action is SETTLE:  # over the limit, and to be streamed from here on: it is held already
                 message = None
         if action is SETTLE:
-            action = await self._settle(settle(self))
+            rest = settle(self) if self._watches() else settle_at_once(self, run_at_once)
+            action = self._advance(SETTLED) if rest is None else await self._settle(rest)
         elif action is Action.REFUSE:
             action = await self._settle(refuse(self, Event.OVERFLOW))
+        return await self._follow(action, event, message)
+
+    async def _follow(self, action: Action, event: Event, message: Any) -> Any:
+        """Carry out what follows from how the unit of work ended, and return the message that may leave, or None."""
         if action is RELEASE:
             return await self._release(message, final=event is FINAL)
         if action is Action.REPLACE:
@@ -348,32 +374,32 @@ class ASGIExchange(Exchange):
 
     def _written_start(self, final: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """The start message as it leaves: with what hooks changed, and Content-Length where all is known."""
-        assert self._start is not None
+        assert self._given is not None
         if self._headers is not None and self._headers != self._read_headers():
-            self._start = {**self._start, "headers": encoded(self._headers)}
-        if self._start["status"] != self._status:
-            self._start = {**self._start, "status": self._status}
+            self._given = {**self._given, "headers": encoded(self._headers)}
+        if self._given["status"] != self._status:
+            self._given = {**self._given, "status": self._status}
         if final is not None and self._moves is BUFFERED:
             length = self._known_length(final)
             if length is not None:
-                headers = [*self._start.get("headers", ()), (b"content-length", str(length).encode())]
-                self._start, self._declared = {**self._start, "headers": headers}, length
-        return self._start
+                headers = [*self._given.get("headers", ()), (b"content-length", str(length).encode())]
+                self._given, self._declared = {**self._given, "headers": headers}, length
+        return self._given
 
     def _known_length(self, final: Mapping[str, Any]) -> int | None:
         self._read_head()
-        assert self._start is not None
+        assert self._given is not None
         if self._needs_no_body or self._declared is not None or final["type"] != BODY:
             return None
         if self._held is not None and self._held.marked:
             return None
-        if any(name.lower() == b"transfer-encoding" for name, _ in self._start.get("headers", ())):
+        if any(name.lower() == b"transfer-encoding" for name, _ in self._given.get("headers", ())):
             return None
         return (self._held.size if self._held is not None else 0) + len(final.get("body", b""))
 
     def _read_headers(self) -> list[tuple[str, str]]:
-        assert self._start is not None
-        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._start.get("headers", ())]
+        assert self._given is not None
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._given.get("headers", ())]
 
     # -- what leaves --------------------------------------------------------------------------------------------
 
@@ -387,7 +413,7 @@ class ASGIExchange(Exchange):
             self._begin_watch()
             await self._hand_part(message, len(body))
             if self._pending_send is None and self._state is SENDING:
-                self._room = math.inf if self._declared is None else self._declared
+                self._give_room()
             return
         if len(body) > BARRIER:
             self._read_head()
@@ -407,11 +433,18 @@ class ASGIExchange(Exchange):
             if self._end_taken is not None:
                 self._end_taken.set()
         action = self._advance(TAKEN)
-        self._body_sent = monotonic_ns()
-        if self._on_finished is not None or self._settings.on_finished is not None:
-            self._drained = transport_drained(self._server_send)
+        self._taken(self._state)
         if action is SETTLE and self._unit is not None:
             await perform(self, settle(self))
+
+    def _give_room(self) -> None:
+        """From here on let the parts of the stream pass."""
+        if self._declared is not None:
+            self._room = self._declared
+        elif self._unheard:
+            self._room, self._tallied = UNCOUNTED, False
+        else:
+            self._room = UNLIMITED
 
     async def _hand_part(self, message: Any, size: int, turns: int = 2) -> None:
         """Hand over a part; a client that leaves once it has all of Content-Length has not aborted it."""
@@ -482,27 +515,38 @@ class ASGIExchange(Exchange):
 
     # -- the unit of work ---------------------------------------------------------------------------------------
 
-    async def _open(self) -> bool:
+    def _opening(self) -> Awaitable[bool] | None:
+        """Begin the unit of work; None if that is done and the application may run."""
         if self._pause is not None:
-            await sleep(self._pause.pause(self._attempt - 1, random.random()))
-        steps = open_unit(self)
-        done, refused = at_once(steps)
-        if not done:
-            refused = await shielded(drive, self, steps, refused)
+            return self._open_later()
+        rest = open_at_once(self, run_at_once)
+        return None if rest is None and not self._watches() else self._open(rest)
+
+    async def _open_later(self) -> bool:
+        assert self._pause is not None
+        await sleep(self._pause.pause(self._attempt - 1, random.random()))
+        return await self._open(open_at_once(self, run_at_once))
+
+    async def _open(self, rest: Steps[Event | None] | None) -> bool:
+        refused = None if rest is None else await perform(self, rest)
         if refused is None:
-            if self.policy.on_disconnect == "rollback":
+            if self._watches():
                 self._begin_watch(since=0)
             return True
         if self._advance(refused) is Action.REPLACE:
             await self._replace()
         return False
 
+    def _watches(self) -> bool:
+        """Whether the client's leaving decides something."""
+        return self._policy is not None and self._policy.on_disconnect == "rollback"
+
     def _replayable(self) -> bool:
         return self._watch is None or self._watch.whole
 
     def _following(self, scope: Any) -> "ASGIExchange":
         """Return the attempt that follows this one: the request is read on, and given from its start."""
-        following = type(self)(self._settings, scope, self._server_receive, self._server_send)
+        following = type(self)(self._settings, scope, monotonic_ns(), self._server_receive, self._server_send)
         following._attempt = self._attempt + 1
         assert self._policy is not None
         assert self._policy.retry is not None
@@ -522,7 +566,7 @@ class ASGIExchange(Exchange):
 
     async def _settle(self, steps: Steps[Event]) -> Action:
         """End the unit of work, whatever is cancelled meanwhile, and take the result through the table."""
-        if self._policy is not None and self._policy.on_disconnect == "rollback":
+        if self._watches():
             await self._look()
         done, rest = at_once(steps)
         return self._advance(rest) if done else await shielded(self._conclude, steps, rest)
@@ -556,6 +600,7 @@ class ASGIExchange(Exchange):
 
     async def _ended(self) -> None:
         """The application returned."""
+        self._look_back()
         await self._wait_concluded()
         action = self._advance(Event.RETURNED)
         if action is SETTLE:
@@ -571,6 +616,7 @@ class ASGIExchange(Exchange):
 
     async def _ended_by(self, error: BaseException) -> bool:
         """The application raised *error*; True if it stays here."""
+        self._look_back()
         await self._wait_concluded()
         if self._state < State.SENT:
             self._left = self._left or self._came_from_client(error)
@@ -589,6 +635,11 @@ class ASGIExchange(Exchange):
         if not isinstance(error, ResponseReplaced) and not isinstance(error.__context__, ResponseReplaced):
             logger.error("the application raised after its response was replaced", exc_info=error)
         return True
+
+    def _look_back(self) -> None:
+        """Note when the end was taken, at the latest, for somebody who asked for the outcome only then."""
+        if self._state is SENT and self._body_sent is None:
+            self._body_sent = monotonic_ns()
 
     async def _finish(self) -> None:
         try:
@@ -624,12 +675,21 @@ class ASGIExchange(Exchange):
         return False
 
     def _begin_watch(self, since: int | None = None) -> None:
-        if self._watch is None and not self._receiving and not self._is_head:
+        if self._watch is None and not self._receiving and not self._is_head and self._is_of_interest():
             # Asking uvicorn for the body answers "100 Continue", which is for the application to say.
             if self._request_header(b"expect") is not None:
                 return
             self._watched_since = monotonic_ns() if since is None else since
             self._start_watch()
+
+    def _is_of_interest(self) -> bool:
+        """Whether it makes a difference that the client leaves: over HTTP/2 a send may then never return."""
+        return not self._unheard or self._watches() or self._scope.get("http_version", "1.1") >= "2"
+
+    def on_finished(self, callback: Callable[[Outcome], Any]) -> None:
+        super().on_finished(callback)
+        if self._state is SENDING:
+            self._begin_watch()
 
     def _start_watch(self) -> None:
         retry = self.policy.retry if self._settings.retries else None

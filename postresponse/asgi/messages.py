@@ -1,6 +1,5 @@
 """What ASGI messages hold: read, checked, written, and kept until they may leave."""
 
-import functools
 import itertools
 import os
 from collections import deque
@@ -9,10 +8,11 @@ from typing import Any, Final
 
 from postresponse.asgi.performing import on_thread
 from postresponse.core.headers import check_headers
+from postresponse.core.policy import never_ends
 from postresponse.exceptions import MessageOrderError
 from postresponse.held import HeldBody
 
-__all__ = ["BODY", "END_OF_BODY", "START", "checked_head", "content_type_of", "encoded", "items_of", "kept"]
+__all__ = ["BODY", "END_OF_BODY", "START", "encoded", "items_of", "kept", "look_at_head"]
 
 START: Final = "http.response.start"
 BODY: Final = "http.response.body"
@@ -22,8 +22,8 @@ PIECES: Final = 4
 """Pieces of a spilled body that are read at a time: each time costs a turn of a thread."""
 
 
-def checked_head(message: Any) -> Any:
-    """Return a head that can leave; a server would refuse it once the transaction has committed.
+def look_at_head(message: Any) -> tuple[Any, bool]:
+    """Return a head that can leave, and whether its body never ends; afterwards a server's refusal comes too late.
 
     Raises:
         MessageOrderError: The status is none.
@@ -36,23 +36,29 @@ def checked_head(message: Any) -> Any:
     if type(headers) is not list and type(headers) is not tuple:  # which can be read but once
         headers = list(headers)
         message = {**message, "headers": headers}
-    together = b"".join(itertools.chain.from_iterable(headers))
+    endless = False
+    for pair in headers:
+        try:
+            found = _good.get(pair)
+        except TypeError:  # a list, for one
+            found = None
+        if _look_at(*pair) if found is None else found:
+            endless = True
+    return message, endless
+
+
+_good: Final[dict[tuple[bytes, bytes], bool]] = {}
+"""Headers that were found good, as most are that come with every response; true for the type of an endless body."""
+
+
+def _look_at(name: bytes, value: bytes) -> bool:
+    together = name + value
     if b"\n" in together or b"\r" in together or b"\0" in together:
-        check_headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
-    return message
-
-
-def content_type_of(message: Any) -> str:
-    """Return the content type that a head says, or an empty string."""
-    for name, value in message.get("headers", ()):
-        if len(name) == 12 and name.lower() == b"content-type":
-            return _decoded(value)
-    return ""
-
-
-@functools.lru_cache(maxsize=256)
-def _decoded(value: bytes) -> str:
-    return value.decode("latin-1")
+        check_headers([(name.decode("latin-1"), value.decode("latin-1"))])
+    endless = name.lower() == b"content-type" and never_ends(value.decode("latin-1"))
+    if len(together) <= 256 and len(_good) < 1024:
+        _good[name, value] = endless
+    return endless
 
 
 def encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

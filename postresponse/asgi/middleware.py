@@ -82,13 +82,14 @@ class PostResponseMiddleware:
             return
         settings = self._settings
         given = _copied(scope) if settings.retries else {**scope}
-        exchange = ASGIExchange(settings, given, receive, send)
+        exchange = ASGIExchange(settings, given, monotonic_ns(), receive, send)
         while True:
             given[KEY] = exchange
             token = current.set(exchange)
             running: Any = None
             try:
-                if settings.unit_of_work is None or await exchange._open():
+                opening = None if settings.unit_of_work is None else exchange._opening()
+                if opening is None or await opening:
                     running = self.app(given, exchange.receive, exchange.send)
                     await running
                 done = exchange._is_done()
@@ -125,7 +126,8 @@ class PostResponseMiddleware:
         outer: ASGIExchange = scope[KEY]
         if self._settings.unit_of_work is not None and outer._settings.unit_of_work is None:
             outer._adopt(self._settings)
-            if not await outer._open():
+            opening = outer._opening()
+            if opening is not None and not await opening:
                 return
         await self.app(scope, receive, send)
 

@@ -16,7 +16,7 @@ from postresponse.core.units import Manner
 from postresponse.shielding import shielded, time_limit
 from postresponse.watchdog import within
 
-__all__ = ["at_once", "drive", "on_thread", "perform"]
+__all__ = ["at_once", "drive", "on_thread", "perform", "run_at_once"]
 
 T = TypeVar("T")
 
@@ -77,6 +77,15 @@ async def _do(exchange: Exchange, step: Step) -> Any:
         return await result
     async with time_limit(limit):
         return await result
+
+
+def run_at_once(call: Callable[[], Any], unit: object, limit: float | None) -> None:
+    """Call a method of *unit* that never waits."""
+    try:
+        call().send(None)
+    except StopIteration:
+        return
+    raise AssertionError(f"{call!r} waits, and its code has no await")
 
 
 def _value_of(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -106,14 +106,17 @@ class Exchange:
         "__weakref__",
         "_after_commit",
         "_again",
+        "_at_end",
         "_before_commit",
         "_began",
         "_body_sent",
         "_bytes",
         "_decided",
         "_failure",
+        "_given",
         "_head_sent",
         "_headers",
+        "_held",
         "_kind",
         "_left",
         "_moves",
@@ -121,16 +124,23 @@ class Exchange:
         "_on_start",
         "_policy",
         "_raised",
+        "_receiving",
+        "_room",
         "_scope",
+        "_server_receive",
+        "_server_send",
         "_settings",
         "_settled",
         "_settling",
         "_state",
         "_status",
+        "_trailers",
+        "_unheard",
         "_unit",
         "_unit_ended",
         "_unit_state",
         "_verdict",
+        "_watch",
     )
     _attempt = 1
     _units: dict[object, Any] | None = None
@@ -144,13 +154,16 @@ class Exchange:
     _silenced = False
     _passing: BaseException | None = None
     """What ends a process or a task, kept until the settlement is done."""
-    _at_end: list[Callable[[], Any]] | None = None
-    """What a unit of work has to let go of, for a discarded attempt as well."""
 
-    def __init__(self, settings: Settings, scope: Any, began: int) -> None:
+    def __init__(self, settings: Settings, scope: Any, began: int, receive: Any = None, send: Any = None) -> None:
         self._settings = settings
         self._scope: Any = scope
         self._began = began
+        # The server's: WSGI's `start_response` is its `send`, and it has no `receive`.
+        self._server_receive: Any = receive
+        self._server_send: Any = send
+        # Whether nobody wants the outcome: then what only it would tell is not looked at.
+        self._unheard = settings.on_finished is None and not access.isEnabledFor(INFO)
         self._moves = settings.moves
         self._policy: CommitPolicy | None = settings.fixed_policy
         self._state = PENDING
@@ -175,6 +188,15 @@ class Exchange:
         self._before_commit: list[Callable[[], Any]] | None = None
         self._after_commit: list[Callable[[], Any]] | None = None
         self._on_finished: list[Callable[[Outcome], Any]] | None = None
+        # What a unit of work has to let go of, for a discarded attempt as well.
+        self._at_end: list[Callable[[], Any]] | None = None
+        # What the adapters keep: the head as it was given, what is held behind it, and how far a stream may pass.
+        self._given: Any = None
+        self._held: Any = None
+        self._room = 0
+        self._trailers = False
+        self._receiving = 0
+        self._watch: Any = None
 
     # -- what a handler sees ------------------------------------------------------------------------------------
 
@@ -256,7 +278,7 @@ class Exchange:
         if self._unit is not None:
             self._moves = MOVES[self._policy.point]
             if self._state is State.DECIDED:
-                self._streams((self._head() or Head(0)).get("content-type") or "")
+                self._streams(never_ends((self._head() or Head(0)).get("content-type") or ""))
 
     def on_start(self, callback: Callable[["Exchange"], Any]) -> None:
         """Call *callback* with this exchange when the head is known and about to leave, before any commit.
@@ -327,6 +349,7 @@ class Exchange:
         self._in_time("on_finished()", State.REPLACED, "register it while the request is handled")
         if self._on_finished is None:
             self._on_finished = []
+            self._unheard = False
         self._on_finished.append(callback)
 
     def doom(self, reason: str = "") -> None:
@@ -407,12 +430,8 @@ class Exchange:
             logger.warning("a Retry of a middleware that is not the outermost one has no effect; give it to that one")
         if outer.on_finished is not None and settings.on_finished is not None:
             self.on_finished(settings.on_finished)
+        self._unheard = self._unheard and settings.on_finished is None
         self._moves = MOVES[self.policy.point]
-
-    def _begin(self, unit: Any, kind: UnitKind) -> None:
-        if self._policy is None:
-            self._moves = MOVES[self.policy.point]  # a policy that is none raises, and nothing is begun
-        self._unit, self._kind = unit, kind
 
     def _read_headers(self) -> list[tuple[str, str]]:
         """Return the headers that the application gave; each protocol writes them its own way."""
@@ -421,9 +440,9 @@ class Exchange:
     def _head(self) -> Head | None:
         return None if self._status is None else Head(self._status, tuple(self.headers))
 
-    def _streams(self, content_type: str) -> bool:
+    def _streams(self, endless: bool) -> bool:
         """Fall back from buffered to head where the policy says so; True where there is no end to wait for at all."""
-        policy, endless = self.policy, never_ends(content_type)
+        policy = self._policy or self.policy
         if (endless or policy.stream_if is not None) and policy.point is CommitPoint.BUFFERED:
             head = self._head()
             if endless or (policy.stream_if is not None and head is not None and policy.stream_if(head)):
@@ -446,15 +465,9 @@ class Exchange:
         policy = self.policy
         needs_headers = policy.commit_if is not below_400
         head = self._head() if needs_headers or self._status is None else head_of(self._status)
-        return verdict_of(
-            # A response that was refused is no better than an exception: nothing that it stood for may be committed.
-            raised=self._raised or self._failure is not None,
-            wanted=self._verdict,
-            active=self._unit.active,
-            left=self._left,
-            policy=policy,
-            head=head,
-        )
+        # A response that was refused is no better than an exception: nothing that it stood for may be committed.
+        raised = self._raised or self._failure is not None
+        return verdict_of(raised, self._verdict, self._unit.active, self._left, policy, head)
 
     def _fail(self, stage: Stage, exception: BaseException, *, unknown: bool = False) -> Failure:
         self._exception = exception
@@ -538,11 +551,7 @@ class Exchange:
         kind = self._kind
         if kind is not None and (not self._unit_ended or (kind.lazy and self._unit.touched)):
             return False
-        return self._at_end is None and not self._reported()
-
-    def _reported(self) -> bool:
-        """Whether anybody wants the outcome."""
-        return self._on_finished is not None or self._settings.on_finished is not None or access.isEnabledFor(INFO)
+        return self._at_end is None and self._unheard
 
 
 _EVENT_WORDS: Final = {

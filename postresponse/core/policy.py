@@ -292,7 +292,7 @@ ROLL_BACK: Final = Verdict.ROLL_BACK
 
 
 def verdict_of(
-    *, raised: bool, wanted: Verdict | None, active: bool, left: bool, policy: CommitPolicy, head: Head | None
+    raised: bool, wanted: Verdict | None, active: bool, left: bool, policy: CommitPolicy, head: Head | None
 ) -> Verdict:
     """Decide by the first rule that applies.
 

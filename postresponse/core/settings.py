@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar, cast
 
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
 from postresponse.core.policy import CommitPolicy, unknown
+from postresponse.core.units import Manner
 from postresponse.exceptions import ConfigurationError, WrongApplication
 
 __all__ = ["Settings", "check_application", "check_callback", "known_options"]
@@ -24,6 +25,7 @@ class Settings:
         is_async: Whether the middleware speaks ASGI; then callbacks and units of work may be awaitable.
         clock: Monotonic nanoseconds.
         retries: Whether a request may be run again, so that its body has to be recorded.
+        at_once: How a method of a unit of work is called that runs to its end in one go.
         moves: The table of a request that says nothing itself.
         fixed_policy: The policy of one that says nothing itself, where it does not depend on the request.
     """
@@ -39,6 +41,7 @@ class Settings:
     on_error: Callable[[Any], Any] | None
     cleanup_timeout: float
     retries: bool
+    at_once: Manner
     moves: dict[State, dict[Event, tuple[State, Action]]]
     fixed_policy: CommitPolicy | None
 
@@ -100,6 +103,7 @@ class Settings:
             on_error=on_error,
             cleanup_timeout=float(cleanup_timeout),
             retries=policy.retry is not None or choose is not None,
+            at_once=Manner.AT_ONCE if is_async else Manner.BLOCKS,
             moves=MOVES[CommitPoint.AFTER_SEND if unit_of_work is None else policy.point],
             fixed_policy=None if choose else policy,
         )

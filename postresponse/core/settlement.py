@@ -10,12 +10,13 @@ from typing import Any, Final, TypeVar
 
 from postresponse.core.exchange import Exchange, Failure, Stage, access, logger
 from postresponse.core.headers import check_headers
-from postresponse.core.lifecycle import Event, UnitState
+from postresponse.core.lifecycle import MOVES, Event, UnitState
 from postresponse.core.policy import COMMIT, ROLL_BACK
 from postresponse.core.units import Manner, UnitKind, kind_of
 from postresponse.exceptions import BodyTooLarge, MessageOrderError, WrongApplication
 
-__all__ = ["Step", "Steps", "commit_early", "finish", "open_unit", "refuse", "run_start_hooks", "settle"]
+__all__ = ["FAILURES", "Step", "Steps", "commit_early", "finish", "open_unit", "refuse", "run_start_hooks", "settle"]
+__all__ += ["begin_unit", "made_unit", "not_begun", "not_closed", "not_committed", "told"]
 
 T = TypeVar("T")
 
@@ -30,24 +31,36 @@ Steps = Generator[Step, Any, T]
 SETTLED: Final = Event.SETTLED
 COMMITTED: Final = UnitState.COMMITTED
 
-# What ends a process or a task and is never swallowed; cancellation errors are no `Exception` on any event loop.
-_ERRORS = (Exception, SystemExit)
+FAILURES: Final = (Exception, SystemExit)
+"""What is a failure. All else ends a process or a task, and is never swallowed; cancellation is no `Exception`."""
 
 
 def open_unit(exchange: Exchange) -> Steps[Event | None]:
     """Make the unit of work and begin it; None if the application may run, else what to report instead."""
     try:
-        unit, kind = _made(exchange)
-        exchange._begin(unit, kind)
+        made_unit(exchange)
+    except FAILURES as error:
+        return (yield from not_begun(exchange, error))
+    return (yield from begin_unit(exchange))
+
+
+def begin_unit(exchange: Exchange) -> Steps[Event | None]:
+    """Begin the unit of work that was made, if it has to be."""
+    try:
         if exchange._in_use():
-            yield unit.begin, (), kind.begin, None
-    except _ERRORS as error:
-        exchange._fail("begin", error)
-        return (yield from _refused(exchange, "the unit of work could not begin"))
+            yield exchange._unit.begin, (), exchange._kind.begin, None  # type: ignore[union-attr]
+    except FAILURES as error:
+        return (yield from not_begun(exchange, error))
     return None
 
 
-def _made(exchange: Exchange) -> tuple[Any, UnitKind]:
+def not_begun(exchange: Exchange, error: BaseException) -> Steps[Event]:
+    """Refuse the request, whose unit of work could not begin."""
+    exchange._fail("begin", error)
+    return (yield from _refused(exchange, "the unit of work could not begin"))
+
+
+def made_unit(exchange: Exchange) -> tuple[Any, UnitKind]:
     """Let the factory make a unit of work, and check what it made."""
     settings = exchange._settings
     assert settings.unit_of_work is not None
@@ -55,6 +68,9 @@ def _made(exchange: Exchange) -> tuple[Any, UnitKind]:
     kind = kind_of(unit)
     if not settings.is_async and kind.is_async:
         raise WrongApplication(f"unit_of_work: {type(unit).__name__} is async and cannot run under WSGI")
+    if exchange._policy is None:
+        exchange._moves = MOVES[exchange.policy.point]  # a policy that is none raises, and nothing is begun
+    exchange._unit, exchange._kind = unit, kind
     return unit, kind
 
 
@@ -75,7 +91,7 @@ def _run_start_hooks(exchange: Exchange) -> Steps[bool]:
             yield hook, (exchange,), None, None
         if exchange._headers is not None:
             check_headers(exchange._headers)
-    except _ERRORS as error:
+    except FAILURES as error:
         exchange._fail("on_start", error)
         return False
     return True
@@ -94,7 +110,7 @@ def settle(exchange: Exchange) -> Steps[Event]:
     exchange._settling = exchange._settings.clock()
     try:
         verdict = exchange._judge()
-    except _ERRORS as error:
+    except FAILURES as error:
         exchange._fail("commit_if", error)
         return (yield from _refused(exchange, "commit_if failed"))
     if verdict is COMMIT:
@@ -163,15 +179,26 @@ def _commit(exchange: Exchange) -> Steps[Event]:
     except GeneratorExit:
         raise
     except BaseException as error:  # noqa: BLE001 (handed on by `_end`)
-        # An exit out of COMMIT, as a worker's time-out raises it, says nothing of how that went on.
-        cut_off = stage == "commit" and not isinstance(error, Exception)
-        failure = exchange._fail(stage, error, unknown=cut_off)
-        _keep(exchange, error)
-        yield from _roll_back(exchange)
-        exchange._unit_state = UnitState.UNKNOWN if failure.unknown else UnitState.FAILED
-        what = "the unit of work could not commit"
-        return (yield from _end(exchange, what, exchange._settings.on_commit_failed))
+        return (yield from not_committed(exchange, error, stage))
     return (yield from _end(exchange))
+
+
+def not_committed(exchange: Exchange, error: BaseException, stage: Stage = "commit") -> Steps[Event]:
+    """Roll back and refuse the response, whose unit of work could not commit."""
+    # An exit out of COMMIT, as a worker's time-out raises it, says nothing of how that went on.
+    cut_off = stage == "commit" and not isinstance(error, Exception)
+    failure = exchange._fail(stage, error, unknown=cut_off)
+    _keep(exchange, error)
+    yield from _roll_back(exchange)
+    exchange._unit_state = UnitState.UNKNOWN if failure.unknown else UnitState.FAILED
+    return (yield from _end(exchange, "the unit of work could not commit", exchange._settings.on_commit_failed))
+
+
+def not_closed(exchange: Exchange, error: BaseException) -> Steps[Event]:
+    """Give the connection up of a unit of work that committed and could not be closed."""
+    yield from _not_cleaned_up(exchange, error, "close")
+    exchange._settled = exchange._settings.clock()
+    return (yield from told(exchange))
 
 
 def _end(exchange: Exchange, failed: str = "", callback: Callable[[Failure], Any] | None = None) -> Steps[Event]:
@@ -182,6 +209,11 @@ def _end(exchange: Exchange, failed: str = "", callback: Callable[[Failure], Any
         callback: Told of that; None for `on_error`.
     """
     yield from _close(exchange)
+    return (yield from told(exchange, failed, callback))
+
+
+def told(exchange: Exchange, failed: str = "", callback: Callable[[Failure], Any] | None = None) -> Steps[Event]:
+    """Tell of the end of a unit of work whose connection is released, as `_end` has it."""
     state = exchange._unit_state
     if state is not COMMITTED and state is not UnitState.NONE and _runs_again(exchange):
         return Event.AGAIN
@@ -195,7 +227,7 @@ def _end(exchange: Exchange, failed: str = "", callback: Callable[[Failure], Any
 
 def _keep(exchange: Exchange, error: BaseException) -> None:
     """Keep *error* if it ends a process or a task: it passes once everything is done."""
-    if not isinstance(error, _ERRORS) and exchange._passing is None:
+    if not isinstance(error, FAILURES) and exchange._passing is None:
         exchange._passing = error
 
 
@@ -211,7 +243,7 @@ def _runs_again(exchange: Exchange) -> bool:
     try:
         may = exchange._settings.retries and exchange._passing is None
         exchange._again = may and exchange._may_run_again()
-    except _ERRORS as error:
+    except FAILURES as error:
         logger.error("%s: Retry.on failed, and the request is not run again", exchange.route, exc_info=error)
     if exchange._again:
         exchange._silenced = True
@@ -247,9 +279,13 @@ def _clean_up(exchange: Exchange, call: Callable[[], Any], manner: Manner, what:
     except GeneratorExit:
         raise
     except BaseException as error:  # noqa: BLE001 (handed on by `_end`)
-        logger.error("%s: the unit of work could not %s", exchange.route, what, exc_info=error)
-        _keep(exchange, error)
-        yield from _give_up(exchange)
+        yield from _not_cleaned_up(exchange, error, what)
+
+
+def _not_cleaned_up(exchange: Exchange, error: BaseException, what: str) -> Steps[None]:
+    logger.error("%s: the unit of work could not %s", exchange.route, what, exc_info=error)
+    _keep(exchange, error)
+    yield from _give_up(exchange)
 
 
 def _give_up(exchange: Exchange) -> Steps[None]:
@@ -290,7 +326,7 @@ def finish(exchange: Exchange) -> Steps[None]:
         yield from _after(exchange)
         if exchange._failure is not None:
             yield from _tell_failure(exchange, "it failed", exchange._settings.on_commit_failed)
-    if exchange._reported() and not exchange._again:
+    if not exchange._unheard and not exchange._again:
         yield from _report(exchange)
     yield from _run_all(exchange, "on_finished", exchange._at_end, ())
     _let_pass(exchange)
@@ -376,7 +412,7 @@ def _run_all(exchange: Exchange, stage: Stage, hooks: list[Any] | None, args: tu
             yield hook, args, None, None
         except GeneratorExit:
             raise
-        except _ERRORS as error:
+        except FAILURES as error:
             logger.error("%s: the %s hook %r failed", exchange.route, stage, hook, exc_info=error)
             yield from _tell(exchange, Failure(exchange, stage, error, transient=False))
         except BaseException as error:  # noqa: BLE001 (handed on)

@@ -3,8 +3,9 @@
 import dis
 import enum
 import inspect
+from dataclasses import dataclass
 from types import CodeType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from postresponse.exceptions import UnitOfWorkError
 
@@ -24,11 +25,14 @@ class Manner(enum.Enum):
     """An async function without an await in it: it runs to its end in one go, and nothing can come between."""
 
 
-class UnitKind(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class UnitKind:
     """What all units of work of one type have in common.
 
     Attributes:
         lazy: Whether it tells if it was touched.
+        is_async: Whether any method has to be awaited.
+        manner: How begin, commit and close are called; None if not all in the same manner.
     """
 
     begin: Manner
@@ -37,11 +41,8 @@ class UnitKind(NamedTuple):
     close: Manner
     invalidate: Manner
     lazy: bool
-
-    @property
-    def is_async(self) -> bool:
-        """Whether any method has to be awaited."""
-        return any(manner is not Manner.BLOCKS for manner in self[:4])
+    is_async: bool
+    manner: Manner | None
 
 
 def kind_of(unit: Any) -> UnitKind:
@@ -66,9 +67,17 @@ def _looked_at(unit: Any) -> UnitKind:
     for name in (*METHODS, "active"):
         if not hasattr(unit, name):
             raise UnitOfWorkError(f"unit_of_work: {unit!r} has no {name}; a unit of work needs it")
-    begin, commit, rollback, close = (manner_of(getattr(unit, name)) for name in METHODS)
-    give_up = manner_of(getattr(unit, "invalidate", None))
-    kind = UnitKind(begin, commit, rollback, close, give_up, lazy=hasattr(unit, "touched"))
+    begin, commit, rollback, close = manners = [manner_of(getattr(unit, name)) for name in METHODS]
+    kind = UnitKind(
+        begin,
+        commit,
+        rollback,
+        close,
+        invalidate=manner_of(getattr(unit, "invalidate", None)),
+        lazy=hasattr(unit, "touched"),
+        is_async=any(manner is not Manner.BLOCKS for manner in manners),
+        manner=begin if begin is commit is close else None,
+    )
     if len(_kinds) < 1000 and all(hasattr(type(unit), name) for name in METHODS):  # else each may be of its own kind
         _kinds[type(unit)] = kind
     return kind

@@ -74,7 +74,8 @@ class Body:
 
     def __del__(self) -> None:
         # One bridge never calls close() (asgiref's WsgiToAsgi): better late than never.
-        self._end(None)
+        if self._exchange is not None:
+            self._end(None)
 
     def _end(self, flight: BaseException | None) -> None:
         exchange, iterator, source = self._exchange, self._iterator, self._source

@@ -16,13 +16,13 @@ from http import HTTPStatus
 from time import monotonic_ns
 from typing import Any, Final, TypeVar
 
+from postresponse.core.at_once import open_at_once, settle_at_once
 from postresponse.core.current import current
 from postresponse.core.exchange import KEY, Exchange, Failure
 from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
-from postresponse.core.policy import Retry
-from postresponse.core.settings import Settings
-from postresponse.core.settlement import Step, Steps, finish, open_unit, refuse, run_start_hooks, settle
+from postresponse.core.policy import Retry, never_ends
+from postresponse.core.settlement import Step, Steps, finish, refuse, run_start_hooks, settle
 from postresponse.drained import socket_drained
 from postresponse.error_response import ErrorResponse, default_error_response, emptied, sendable, wsgi_response
 from postresponse.exceptions import WrongApplication
@@ -59,21 +59,17 @@ AT_HEAD: Final = MOVES[CommitPoint.HEAD]
 class WSGIExchange(Exchange):
     """An exchange, and how it speaks WSGI with the application inside and the server outside."""
 
-    __slots__ = ("_asked", "_held", "_inner", "_server_start_response", "_server_write")
-    _given: tuple[str, list[tuple[str, str]]] = ("", [])
+    __slots__ = ()
+    _given: tuple[str, list[tuple[str, str]]]  # as `start_response` was called
+    _held: HeldBody | None
+    _given_code = 0
+    _content_type = ""
+    _server_write: Callable[[bytes], object] | None = None
+    _inner: Any = None
+    _asked = False
     _recorded: RecordedInput | None = None
     _replacement: Iterable[bytes] = ()
     _pause: Retry | None = None
-    _content_type = ""
-    _given_code = 0
-
-    def __init__(self, settings: Settings, environ: dict[str, Any], start_response: Any) -> None:
-        super().__init__(settings, environ, monotonic_ns())
-        self._server_start_response = start_response
-        self._server_write: Callable[[bytes], object] | None = None
-        self._held: HeldBody | None = None
-        self._inner: Any = None
-        self._asked = False
 
     # -- what the application calls -----------------------------------------------------------------------------
 
@@ -91,7 +87,7 @@ class WSGIExchange(Exchange):
         again = exc_info is not None and self._state is not PENDING
         action = self._advance(Event.RESTART if again else Event.START)
         if action is Action.FORWARD:
-            self._server_write = self._server_start_response(status, headers, exc_info)
+            self._server_write = self._server_send(status, headers, exc_info)
             self._take_head(status, headers)
             return None if self._server_write is None else self.write
         if action is Action.DROP:
@@ -100,7 +96,7 @@ class WSGIExchange(Exchange):
             raise self._stopped()
         self._take_head(status, headers)
         if action is HOLD:
-            self._streams(self._content_type)
+            self._streams(never_ends(self._content_type))
             return self.write
         self._release(exc_info=exc_info)
         # Some servers have no `write`, and the application is told so.
@@ -194,7 +190,8 @@ class WSGIExchange(Exchange):
         if action is HOLD:
             action, follows = self._hold(data), False
         if action is SETTLE:
-            action = self._advance(self._perform(settle(self)))
+            rest = settle_at_once(self, _run)
+            action = self._advance(Event.SETTLED if rest is None else self._perform(rest))
         elif action is Action.REFUSE:
             action = self._advance(self._perform(refuse(self, Event.OVERFLOW)))
         if action is RELEASE:
@@ -239,9 +236,9 @@ class WSGIExchange(Exchange):
 
     def _give_head(self, status: str, headers: list[tuple[str, str]], exc_info: Any) -> None:
         if exc_info is None:  # as the application called it
-            self._server_write = self._server_start_response(status, headers)
+            self._server_write = self._server_send(status, headers)
         else:
-            self._server_write = self._server_start_response(status, headers, exc_info)
+            self._server_write = self._server_send(status, headers, exc_info)
 
     @property
     def _passes_through(self) -> bool:
@@ -302,7 +299,7 @@ class WSGIExchange(Exchange):
         self._status, self._headers, self._declared = response.status, list(response.headers), None
         self._needs_no_body, self._counted, self._bytes = is_head, True, 0
         self._head_sent = monotonic_ns()
-        self._server_start_response(_status_line(response.status), list(response.headers))
+        self._server_send(_status_line(response.status), list(response.headers))
         self._advance(Event.TAKEN)  # and not before: what the server raises is not the application's
         body = [] if is_head else [response.body]
         self._replacement = body_of(self, body, body, len(body))
@@ -331,7 +328,8 @@ class WSGIExchange(Exchange):
     def _open(self) -> bool:
         if self._pause is not None:
             time.sleep(self._pause.pause(self._attempt - 1, random.random()))
-        refused = self._perform(open_unit(self))
+        rest = open_at_once(self, _run)
+        refused = None if rest is None else self._perform(rest)
         if refused is None:
             if self._settings.retries and self._recorded is None:
                 limit = -1 if self.policy.retry is None else self.policy.retry.max_request_body
@@ -344,7 +342,7 @@ class WSGIExchange(Exchange):
 
     def _following(self, environ: dict[str, Any]) -> "WSGIExchange":
         """Return the attempt that follows this one: the request is given from its start."""
-        following = type(self)(self._settings, environ, self._server_start_response)
+        following = type(self)(self._settings, environ, monotonic_ns(), None, self._server_send)
         following._attempt = self._attempt + 1
         assert self._policy is not None
         following._pause = self._policy.retry
@@ -432,7 +430,7 @@ class WSGIExchange(Exchange):
             if self._state is SENDING:
                 self._state = SENT  # the table's way, by FINAL and TAKEN
             self._body_sent = monotonic_ns()
-            if self._on_finished is not None or self._settings.on_finished is not None:
+            if not self._unheard:
                 self._drained = socket_drained(self._scope)
         elif self._counted and (self._declared is None or self._bytes < self._declared):
             self._left = True
@@ -462,6 +460,14 @@ class WSGIExchange(Exchange):
             # What would keep this exchange alive: the server's environ, and a traceback.
             self._scope.pop(KEY, None)
             self._scope = self._exception = self._failure = None
+
+
+def _run(call: Callable[[], Any], unit: object, limit: float | None) -> None:
+    """Call a method of *unit*, with a limit of so many seconds where there is one."""
+    if limit is None:
+        call()
+    else:
+        within(limit, call, (), unit)
 
 
 def _status_line(code: int) -> str:

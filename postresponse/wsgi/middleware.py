@@ -78,7 +78,7 @@ class PostResponseMiddleware:
             return self._step_aside(environ, start_response)
         settings = self._settings
         given = environ if not settings.retries else environ.copy()
-        exchange = WSGIExchange(settings, given, start_response)
+        exchange = WSGIExchange(settings, given, monotonic_ns(), None, start_response)
         while True:
             given[KEY] = exchange
             current.set(exchange)

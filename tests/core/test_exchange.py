@@ -201,7 +201,7 @@ def test_a_stream_falls_back_to_head_and_says_so_once_a_route(
     caplog.set_level(logging.INFO, "postresponse")
     for _ in range(2):
         exchange = held()
-        assert exchange._streams("text/event-stream")
+        assert exchange._streams(True)
         assert exchange._advance(Event.BODY) is Action.SETTLE
     assert caplog.messages == ["GET /orders: streams, so its unit of work commits at the head and not buffered"]
 
@@ -209,13 +209,13 @@ def test_a_stream_falls_back_to_head_and_says_so_once_a_route(
 def test_the_policy_says_what_else_streams(nothing_told: set[str]) -> None:
     for streams in (True, False):
         exchange = held(stream_if=lambda head, streams=streams: streams)
-        assert not exchange._streams("text/csv")
+        assert not exchange._streams(False)
         assert exchange._advance(Event.BODY) is (Action.SETTLE if streams else Action.HOLD)
 
 
 def test_what_is_held_and_has_an_end_stays_held() -> None:
     exchange = held()
-    assert not exchange._streams("text/csv")
+    assert not exchange._streams(False)
     assert exchange._advance(Event.BODY) is Action.HOLD
 
 
@@ -223,7 +223,7 @@ def test_nothing_falls_back_that_is_not_held(caplog: pytest.LogCaptureFixture) -
     caplog.set_level(logging.INFO, "postresponse")
     exchange = exchange_of(unit_of_work=FakeUnits())
     give_head(exchange)
-    assert exchange._streams("text/event-stream")
+    assert exchange._streams(True)
     assert exchange._moves is MOVES[CommitPoint.HEAD]
     assert caplog.messages == []
 
