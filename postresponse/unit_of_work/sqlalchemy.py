@@ -88,9 +88,13 @@ class _Use:
         for each in self.transactions.values():
             each.asks = True
 
+    def on_commit_failed(self, error: Exception) -> None:
+        for connection, each in self.transactions.items():
+            each.on_commit_failed(connection, error)
+
     def lost(self) -> list[tuple[Connection, Transaction]]:
         """The transactions that may be lost with a statement that failed."""
-        return [(connection, each) for connection, each in self.transactions.items() if each.failed]
+        return [(connection, each) for connection, each in self.transactions.items() if each.failed or each.running]
 
     def is_committed(self, fates: list[Fate], error: Exception) -> bool:
         """Tell whether all is committed in spite of the *error* that the session's commit raised.
@@ -199,6 +203,7 @@ class _SyncUnit(_Unit[Session]):
         try:
             self.session.commit()
         except Exception as error:
+            self._use.on_commit_failed(error)
             transactions = self._use.transactions.values()
             if any(each.lost for each in transactions):
                 with suppress(Exception):
@@ -238,6 +243,7 @@ class _AsyncUnit(_Unit[AsyncSession]):
         try:
             await self.session.commit()
         except Exception as error:
+            self._use.on_commit_failed(error)
             transactions = self._use.transactions.values()
             if any(each.lost for each in transactions):
                 with suppress(Exception):

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, ExceptionContext, event
+from sqlalchemy import Connection, Dialect, Engine, ExceptionContext, event
 
 from postresponse.unit_of_work.in_doubt import Fate, Ticket, ask, foregone, run, ticket_of, was_refused
 from postresponse.unit_of_work.statements import gave_up, is_kept, only_reads, worse_of
@@ -35,6 +35,7 @@ class Transaction:
     Attributes:
         error: The error of a statement, the transient one of several; a copy.
         failed: Whether a statement failed, and the database may have given it up.
+        running: Whether nothing was heard of the last statement; an error is not where an earlier listener raises.
         gave_up: Whether the database then rolled back what came before it.
         holds: Whether, behind the last statement, it had written and was still open.
         asks: Whether its ticket is asked for before COMMIT.
@@ -54,6 +55,7 @@ class Transaction:
         "kept",
         "lost",
         "refused",
+        "running",
         "sent",
         "ticket",
         "wrote",
@@ -64,6 +66,7 @@ class Transaction:
         self.asks: bool = asks
         self.error: BaseException | None = None
         self.failed: bool = False
+        self.running: bool = False
         self.gave_up: bool = False
         self.holds: bool = False
         self.wrote: bool = False
@@ -95,9 +98,10 @@ class Transaction:
     def on_error(self, context: ExceptionContext) -> None:
         error = context.original_exception
         if self.sent:
-            self.refused = _is_answer(context)
+            told = not context.is_disconnect and context.sqlalchemy_exception is not None
+            self.refused = told and _is_answer(context.dialect, error)
             self.lost = not self.refused
-        self.failed = True
+        self.failed, self.running = True, False
         connection = context.connection
         if connection is not None and not self.sent and not self.gave_up:
             driver = connection.connection
@@ -106,6 +110,9 @@ class Transaction:
             self.error = worse_of(self.error, context.sqlalchemy_exception or error)
 
     def on_success(self, connection: Connection, statement: str) -> None:
+        self.running = False
+        if not self.wrote:
+            return
         idle = is_kept(connection.connection.driver_connection)
         self.holds = not idle
         self.kept = self.kept or (idle and _PUTS_ASIDE.match(statement) is None)
@@ -117,14 +124,34 @@ class Transaction:
             self.ticket = ticket_of(partial(_query, connection), connection.info)
         self.sent = True
 
+    def on_commit_failed(self, connection: Connection, error: BaseException) -> None:
+        """Complete what was heard by what the commit raised, before the connection is given up.
 
-def _is_answer(context: ExceptionContext) -> bool:
-    """Whether this error is the database's answer to COMMIT, and not one of ours or of a connection that was lost."""
-    if context.is_disconnect or context.sqlalchemy_exception is None:
-        return False
-    error, name = context.original_exception, context.dialect.name
+        SQLAlchemy has kept the transaction as the connection's. Where it told of no error, that came before COMMIT, out
+        of a listener behind ours; or out of one before ours, which made another of the driver's.
+        """
+        if self.sent and not (self.refused or self.lost) and connection.get_transaction() is not None:
+            driver_error = _driver_error_in(error, connection.dialect)
+            self.refused = driver_error is None or _is_answer(connection.dialect, driver_error)
+            self.lost = not self.refused
+
+
+def _driver_error_in(error: BaseException | None, dialect: Dialect) -> BaseException | None:
+    """Find what the driver raised in what was made of it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, dialect.loaded_dbapi.Error):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _is_answer(dialect: Dialect, error: BaseException) -> bool:
+    """Whether this error of the driver's is the database's answer to COMMIT, and not of a connection that was lost."""
+    name = dialect.name
     if name == "postgresql":
-        return was_refused(context.sqlalchemy_exception)
+        return was_refused(error)
     if name == "sqlite":
         return hasattr(error, "sqlite_errorcode")
     code = error.args[0] if error.args else None
@@ -154,13 +181,14 @@ def _on_begin(connection: Connection) -> None:
 
 def _on_statement(connection: Connection, cursor: object, statement: str, *others: object) -> None:
     transaction = transaction_on(connection)
-    if transaction is not None and not transaction.wrote:
-        transaction.wrote = not only_reads(statement)
+    if transaction is not None:
+        transaction.running = True
+        transaction.wrote = transaction.wrote or not only_reads(statement)
 
 
 def _behind_statement(connection: Connection, cursor: object, statement: str, *others: object) -> None:
     transaction = transaction_on(connection)
-    if transaction is not None and transaction.wrote:
+    if transaction is not None:
         transaction.on_success(connection, statement)
 
 
