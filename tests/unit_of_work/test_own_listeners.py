@@ -13,6 +13,7 @@ from werkzeug.test import create_environ, run_wsgi_app
 from postresponse import asgi, wsgi
 from postresponse.core.lifecycle import Outcome
 from postresponse.exceptions import CommitInDoubt
+from postresponse.unit_of_work import in_doubt
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
 from tests.fakes import StrictASGIServer
 from tests.services import postgres
@@ -109,6 +110,7 @@ def test_behind_a_listener_that_makes_other_errors_of_them_a_swallowed_one_refus
 
         def app(environ: Any, start_response: Any) -> list[bytes]:
             db.session.execute(ADD)
+            db.session.connection().info[in_doubt._ABLE] = False  # as of a server before 13: no query before COMMIT
             with pytest.raises(Veto):
                 db.session.execute(text("SELECT broken"))
             start_response("201 Created", [])
