@@ -22,11 +22,7 @@ class _ChainedMembers(Members):
 
     def commit(self) -> Calls[None]:
         self._due = due = [member for member in self.members if member.takes_part]
-        for member in due:
-            # A statement that is still to be sent fails here, where nothing is committed yet.
-            flush = getattr(member.unit, "flush", None)
-            if flush is not None:
-                yield Call(member, flush)
+        yield from self.flush()
         for number, member in enumerate(due):
             try:
                 yield Call(member, member.unit.commit)
@@ -61,8 +57,9 @@ class Chained(Composite):
     """Several units of work of one request, committed one after the other.
 
     They commit in the order that they are given in and are rolled back in reverse. One that the request did not touch
-    costs nothing, and one that the handler ended itself is left alone. Before the first commit each that has a `flush`
-    is told to send what it still holds, so that most of what can fail does so while nothing is committed.
+    costs nothing, and one that the handler ended itself is left alone. Before the first commit each that has a `flush`,
+    as sessions have, is told to send what it still holds, so that most of what can fail does so while nothing is
+    committed.
 
     When a later one fails after an earlier one has committed, the outcome is `failed`, and its exception a
     `PartialCommit` that names which did what; the request is never run again. If nobody knows whether it committed,

@@ -120,9 +120,8 @@ class _Unit:
             duplicate.shutdown(socket.SHUT_RDWR)
 
     def _commit(self) -> None:
-        self._check_place()
+        self._flush()
         connection, callbacks = self._connection, []
-        self._check_committable(connection)
         if connection.savepoint_ids:
             self._exit()
         else:
@@ -137,6 +136,11 @@ class _Unit:
                 callback()
             except (Exception, SystemExit) as error:
                 logger.error("the on_commit callback %r failed", callback, exc_info=error)
+
+    def _flush(self) -> None:
+        """Refuse what cannot be committed; Django holds back no statement."""
+        self._check_place()
+        self._check_committable(self._connection)
 
     def _roll_back(self) -> None:
         if self._atomic is None:
@@ -230,6 +234,9 @@ class _SyncUnit(_Unit):
     def begin(self) -> None:
         """Nothing: the receiver of `request_started` begins."""
 
+    def flush(self) -> None:
+        self._flush()
+
     def commit(self) -> None:
         self._commit()
 
@@ -252,6 +259,9 @@ class _AsyncUnit(_Unit):
 
     async def begin(self) -> None:
         """Nothing: the receiver of `request_started` begins."""
+
+    async def flush(self) -> None:
+        await self._on_thread(self._flush)
 
     async def commit(self) -> None:
         await self._on_thread(self._commit)

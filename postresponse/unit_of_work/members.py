@@ -141,6 +141,13 @@ class Members:
                     behind.closed = True
                 raise
 
+    def flush(self) -> Calls[None]:
+        """Let those that take part send what they hold, in order; most of what can fail does so then."""
+        for member in self.members:
+            flush = getattr(member.unit, "flush", None) if member.takes_part else None
+            if flush is not None:
+                yield Call(member, flush)
+
     def commit(self) -> Calls[None]:
         """Commit those that take part, each kind of composite by its own rule."""
         raise NotImplementedError
@@ -261,6 +268,9 @@ class SyncUnit(_Twin):
     def begin(self) -> None:
         self._perform(self._members.begin())
 
+    def flush(self) -> None:
+        self._perform(self._members.flush())
+
     def commit(self) -> None:
         self._perform(self._members.commit())
 
@@ -301,6 +311,9 @@ class AsyncUnit(_Twin):
 
     async def begin(self) -> None:
         await self._perform(self._members.begin())
+
+    async def flush(self) -> None:
+        await self._perform(self._members.flush())
 
     async def commit(self) -> None:
         await self._perform(self._members.commit())

@@ -196,9 +196,13 @@ class _SyncUnit(_Unit[Session]):
     def begin(self) -> None:
         """Nothing: the session begins with its first use."""
 
-    def commit(self) -> None:
+    def flush(self) -> None:
+        """Send what the session holds, and refuse to commit what the database has given up."""
         _check(self._use.lost())
         self.session.flush()
+
+    def commit(self) -> None:
+        self.flush()
         self._use.on_commit()
         try:
             self.session.commit()
@@ -235,10 +239,14 @@ class _AsyncUnit(_Unit[AsyncSession]):
     async def begin(self) -> None:
         """Nothing: the session begins with its first use."""
 
-    async def commit(self) -> None:
+    async def flush(self) -> None:
+        """Send what the session holds, and refuse to commit what the database has given up."""
         if lost := self._use.lost():
             await self.session.run_sync(lambda _: _check(lost))
         await self.session.flush()
+
+    async def commit(self) -> None:
+        await self.flush()
         self._use.on_commit()
         try:
             await self.session.commit()

@@ -6,29 +6,37 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from django.db import IntegrityError
+from django.db import IntegrityError, transaction
 from django.http import HttpResponse
-from sqlalchemy import create_engine, text
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy import Engine, create_engine, exc, text
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from werkzeug.test import create_environ, run_wsgi_app
 
 from postresponse import CommitPolicy, Retry, asgi, current_exchange, wsgi
 from postresponse.core.exchange import Failure
 from postresponse.core.lifecycle import Outcome, UnitState
-from postresponse.exceptions import CommitInDoubt, ConfigurationError, PartialCommit, UnitOfWorkError, WrongApplication
+from postresponse.exceptions import (
+    CommitInDoubt,
+    CommitRefused,
+    ConfigurationError,
+    PartialCommit,
+    UnitOfWorkError,
+    WrongApplication,
+)
 from postresponse.typing import LazyUnit
 from postresponse.unit_of_work import composite
 from postresponse.unit_of_work.composite import Chained
 from postresponse.unit_of_work.django import DjangoUnitOfWork
-from postresponse.unit_of_work.sqlalchemy import SQLAlchemyUnitOfWork
+from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
 from tests.core.exchanges import exchange_of
-from tests.fakes import AsyncFakeUnit, Conflict, FakeUnit, attempt_asgi
+from tests.fakes import AsyncFakeUnit, Conflict, FakeUnit, StrictASGIServer, attempt_asgi
 from tests.servers.site import eventually
 from tests.unit_of_work.django_project.databases import Database, SQLite
 from tests.unit_of_work.django_project.driving import Site as DjangoSite
@@ -824,6 +832,91 @@ def test_django_and_sqlalchemy_end_together(default: Database, tmp_path: Path, s
         entries = list(connection.scalars(text("SELECT id FROM entry")))
     assert (default.orders(), entries) == (([None], [1]) if status == 201 else ([], []))
     engine.dispose()
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Entry(Base):
+    __tablename__ = "entry"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[list[Engine]]:
+    """Two files with a table, of which the second holds a row already."""
+    engines = [create_engine(f"sqlite:///{tmp_path / name}.sqlite3") for name in ("orders", "audit")]
+    for engine in engines:
+        Base.metadata.create_all(engine)
+    with Session(engines[1]) as session:
+        session.add(Entry(id=1))
+        session.commit()
+    yield engines
+    for engine in engines:
+        engine.dispose()
+
+
+def entries(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.scalar(text("SELECT count(*) FROM entry")) or 0)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_a_session_still_holds_fails_while_nothing_is_committed(files: list[Engine], nested: bool) -> None:
+    orders, audit, other = (SQLAlchemyUnitOfWork(sessionmaker(engine)) for engine in (*files, files[0]))
+    outcomes: list[Outcome] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        orders.session.add(Entry(id=1))
+        audit.session.add(Entry(id=1))
+        start_response("201 Created", [])
+        return [b"done"]
+
+    both: Any = Chained(orders=orders, audit=Chained(audit=audit, other=other) if nested else audit)
+    wrapped = wsgi.PostResponseMiddleware(app, unit_of_work=both, on_finished=outcomes.append)
+    _, status, _ = run_wsgi_app(wrapped, create_environ("/"), buffered=True)
+    assert (status[:3], outcomes[0].unit_of_work) == ("500", "failed")
+    assert isinstance(outcomes[0].exception, exc.IntegrityError)
+    assert entries(files[0]) == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_an_async_session_still_holds_fails_while_nothing_is_committed(files: list[Engine]) -> None:
+    engines = [create_async_engine(engine.url.set(drivername="sqlite+aiosqlite")) for engine in files]
+    orders, audit = (AsyncSQLAlchemyUnitOfWork(async_sessionmaker(engine)) for engine in engines)
+    outcomes: list[Outcome] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        orders.session.add(Entry(id=1))
+        audit.session.add(Entry(id=1))
+        await send({"type": "http.response.start", "status": 201, "headers": []})
+        await send({"type": "http.response.body", "body": b"done"})
+
+    both = Chained(orders=orders, audit=audit)
+    wrapped = asgi.PostResponseMiddleware(app, unit_of_work=both, on_finished=outcomes.append)
+    assert (await StrictASGIServer("POST").run(wrapped)).status == 500
+    assert isinstance(outcomes[0].exception, exc.IntegrityError)
+    assert entries(files[0]) == 0
+    for engine in engines:
+        await engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["wsgi", "asgi", "async"], indirect=False)
+def test_what_django_can_only_roll_back_is_refused_while_nothing_is_committed(default: Database, kind: str) -> None:
+    cleared(SQLite("other"))
+
+    def view(request: Any) -> HttpResponse:
+        orders("default").create()
+        transaction.set_rollback(True, using="other")
+        return HttpResponse(status=201)
+
+    both = Chained(first=DjangoUnitOfWork("default"), second=DjangoUnitOfWork("other"))
+    answer = DjangoSite(view, kind, unit_of_work=both).get()
+    assert (answer.unit, default.orders()) == ((500, "failed"), [])
+    assert answer.outcome is not None
+    assert isinstance(answer.outcome.exception, CommitRefused)
 
 
 # -- refused ----------------------------------------------------------------------------------------------------------
