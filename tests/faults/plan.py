@@ -87,10 +87,20 @@ class Plan:
         self.cancel: Callable[[], object] = _nobody
         self.leave: Callable[[], object] = _nobody
         self.over = False
+        self.attempts: list[int] = []
         self.faults: Final = faults
         self._by_call: Final = {fault.call: fault for fault in faults}
         self._counted: Counter[str] = Counter()
         self._handling = 0
+
+    def begin_attempt(self) -> None:
+        """Note that the request runs from the start, for the first time or again."""
+        self.attempts.append(len(self.calls))
+
+    @property
+    def last_attempt(self) -> list[Call]:
+        """The calls that were made in the last attempt."""
+        return self.calls[self.attempts[-1] :] if self.attempts else self.calls
 
     def count(self, name: str) -> int:
         """How often *name* was called."""

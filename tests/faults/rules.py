@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from postresponse.core.lifecycle import Ending, UnitState
+from postresponse.exceptions import CommitInDoubt
 from tests.fakes import ConnectionLost
 from tests.faults.kinds import AppFailed
-from tests.faults.plan import Fired
-from tests.faults.trial import Trial
+from tests.faults.plan import Call, Fired
+from tests.faults.trial import Case, Trial
 
 __all__ = ["RULES", "broken_rules"]
 
@@ -54,6 +55,26 @@ def truth(trial: Trial) -> Iterator[str]:
         yield f"there is no unit of work, and it is {state}"
 
 
+def known(trial: Trial) -> Iterator[str]:
+    """Unknown is what nobody can know, all of it and nothing else; a COMMIT that was refused has failed."""
+    state, calls = _state(trial), trial.plan.last_attempt
+    fired = [one for one in trial.plan.fired if one.fault.call in calls]
+    hidden = any(_may_hide_the_answer(one, calls) for one in fired)
+    if state is UnitState.UNKNOWN and not hidden:
+        yield "unknown, and nothing kept COMMIT from being answered"
+    if state is not UnitState.UNKNOWN and any(map(_leaves_in_doubt, fired)):
+        yield f"COMMIT was not answered, and it is {state}"
+    if state is not UnitState.FAILED and not hidden and _was_refused(trial, calls, fired):
+        yield f"COMMIT was refused, and it is {state}"
+
+
+def undisturbed(trial: Trial) -> Iterator[str]:
+    """Where nothing failed but what the shape says, the client and the unit of work have what it says."""
+    found = (trial.status, _state(trial))
+    if not trial.plan.fired and found != _due(trial.case):
+        yield f"status and unit of work are {found}, where {_due(trial.case)} is due"
+
+
 def late_writes(trial: Trial) -> Iterator[str]:
     """What is written after the commit is rolled back; what is written before it shares its fate."""
     late, rows = trial.world.rows(-trial.order), trial.world.rows(trial.order)
@@ -62,7 +83,7 @@ def late_writes(trial: Trial) -> Iterator[str]:
 
 
 def client(trial: Trial) -> Iterator[str]:
-    """Head and buffered: a 2xx has its row, and who is told of a definite failure has none."""
+    """Head and buffered: a 2xx has its row, a definite failure has none, and who cannot be told either is told so."""
     if trial.case.at not in ("head", "buffered"):
         return
     rows, status = trial.world.rows(trial.order), trial.status
@@ -76,6 +97,8 @@ def client(trial: Trial) -> Iterator[str]:
         yield "the server answers 500 by itself, and the row is there"
     if trial.told_unknown and _state(trial) is not UnitState.UNKNOWN:
         yield f"the client was told that nobody knows, and it is {_state(trial)}"
+    if trial.whole and _state(trial) is UnitState.UNKNOWN and not trial.told_unknown:
+        yield f"nobody knows, and the client got {status} without a word of it"
 
 
 def again(trial: Trial) -> Iterator[str]:
@@ -184,8 +207,8 @@ def ending(trial: Trial) -> Iterator[str]:
         silently = any(fired.fault.kind.then == "client leaves" for fired in trial.plan.fired)
         if outcome.ending is Ending.HANDED_OVER and not trial.whole and not silently:
             yield "handed over, and the server has not taken the end"
-        undisturbed = not any(map(_ends_the_request, trial.plan.fired))
-        if trial.whole and undisturbed and outcome.ending is not Ending.HANDED_OVER:
+        goes_on = not any(map(_ends_the_request, trial.plan.fired))
+        if trial.whole and goes_on and outcome.ending is not Ending.HANDED_OVER:
             yield f"the server took the end, and it is {outcome.ending}"
         if trial.status is not None and trial.whole and outcome.status != trial.status:
             yield f"the client got {trial.status}, the outcome says {outcome.status}"
@@ -204,6 +227,8 @@ RULES: Final[dict[str, Rule]] = {
         protocol,
         one_outcome,
         truth,
+        known,
+        undisturbed,
         late_writes,
         client,
         again,
@@ -227,6 +252,65 @@ def _state(trial: Trial) -> UnitState:
     if trial.exchanges:
         return trial.exchanges[-1].unit_of_work  # type: ignore[no-any-return]
     return UnitState.NONE if trial.case.at == "observe" else UnitState.ROLLED_BACK
+
+
+COMMITS: Final = ("dbapi.commit", "unit.commit")
+
+
+def _leaves_in_doubt(fired: Fired) -> bool:
+    """Whether *fired* is a COMMIT that raised what is no answer.
+
+    No error at all is one that was answered: a request that is cancelled just then, or a client that leaves, waits for
+    its commit (section 7).
+    """
+    error, kind = fired.error, fired.fault.kind
+    if fired.fault.call.name not in COMMITS or error is None:
+        return False
+    if isinstance(error, CommitInDoubt) or not isinstance(error, Exception):
+        return True
+    # A unit of work's own error is an answer, whatever became of its connection: it has `CommitInDoubt` to say else.
+    return kind.done or (fired.fault.call.family == "dbapi" and kind.then == "connection dies")
+
+
+def _may_hide_the_answer(fired: Fired, calls: list[Call]) -> bool:
+    """Whether *fired* can have kept the one who sent COMMIT from its answer, as one of the *calls* of its attempt."""
+    if _leaves_in_doubt(fired):
+        return True
+    sent = next((place for place, call in enumerate(calls) if call.name == "dbapi.commit"), None)
+    if fired.fault.call.family != "dbapi" or sent is None:
+        return False
+    place = calls.index(fired.fault.call)
+    if fired.fault.kind.then == "connection dies":  # nobody noticed before COMMIT was sent on it
+        return place < sent
+    # The session gives its connection back inside of its commit: an exit from there is one out of the unit's commit.
+    # Meanwhile the loop may watch for a disconnect.
+    inside = place > sent and {call.family for call in calls[sent:place]} <= {"dbapi", "server"}
+    return inside and not isinstance(fired.error, Exception | None)
+
+
+def _was_refused(trial: Trial, calls: list[Call], fired: list[Fired]) -> bool:
+    """Whether COMMIT was answered with an error, a fault's or the database's own."""
+    raised = [one.fault.call.name for one in fired if one.error is not None]
+    if any(name in COMMITS for name in raised):
+        return True
+    return trial.case.shape.refused and any(call.name in COMMITS for call in calls)
+
+
+def _due(case: Case) -> tuple[int | None, UnitState]:
+    """Return what the client gets and how the unit of work ends where no fault comes between."""
+    shape, at = case.shape, case.at
+    before_the_head = shape.raises == "before the head" or (shape.raises == "in the body" and at == "buffered")
+    if at == "observe":
+        return (None if before_the_head else shape.status), UnitState.NONE
+    if before_the_head:
+        return None, UnitState.ROLLED_BACK
+    # The send to a client that left raises, on a server that tells, and that out of the application.
+    raises_behind_it = shape.raises == "in the body" or (shape.leaves and case.side != "wsgi")
+    if shape.status >= 400 or (at == "after_send" and raises_behind_it):
+        return shape.status, UnitState.ROLLED_BACK
+    if shape.refused:
+        return (shape.status if at == "after_send" else 500), UnitState.FAILED
+    return shape.status, UnitState.COMMITTED
 
 
 def _failed_to_make(trial: Trial) -> bool:

@@ -12,8 +12,9 @@ import pytest
 
 from postresponse import CommitPolicy, current_exchange
 from postresponse.asgi import PostResponseMiddleware as ASGI
-from postresponse.core.lifecycle import Ending
+from postresponse.core.lifecycle import Ending, UnitState
 from postresponse.error_response import ErrorResponse
+from postresponse.exceptions import CommitInDoubt
 from postresponse.wsgi import PostResponseMiddleware as WSGI
 from tests.faults import trial as trial_module
 from tests.faults.database import Orders
@@ -25,7 +26,7 @@ from tests.faults.table import Table
 from tests.faults.trial import Trial, run_all
 from tests.faults.worlds import Fakes, World, _Unit
 
-# -- what is spoiled, one way for each rule ---------------------------------------------------------------------------
+# -- what is spoiled, each rule in one way or more --------------------------------------------------------------------
 
 
 def wrapping(change: Callable[[Any, dict[str, Any]], Any]) -> Callable[..., Any]:
@@ -77,6 +78,30 @@ def claims_more(app: Any, options: dict[str, Any]) -> Any:
     keep = options["on_finished"]
     claim = lambda outcome: keep(replace(outcome, ending=Ending.HANDED_OVER))  # noqa: E731
     return WSGI(app, **{**options, "on_finished": claim})
+
+
+def calls_it_rolled_back(app: Any, options: dict[str, Any]) -> Any:
+    keep = options["on_finished"]
+    call = lambda outcome: keep(replace(outcome, unit_of_work=UnitState.ROLLED_BACK))  # noqa: E731
+    return WSGI(app, **{**options, "on_finished": call})
+
+
+def answers_otherwise(app: Any, options: dict[str, Any]) -> Any:
+    def spoiled(environ: Any, start_response: Any) -> Any:
+        return app(environ, lambda status, *args: start_response(status.replace("201 Created", "202 Accepted"), *args))
+
+    return WSGI(spoiled, **options)
+
+
+def never_commits(app: Any, options: dict[str, Any]) -> Any:
+    return WSGI(app, **{**options, "commit": CommitPolicy("head", commit_if=lambda head: False)})
+
+
+def says_that_it_failed(app: Any, options: dict[str, Any]) -> Any:
+    def definite(failure: Any) -> ErrorResponse:
+        return ErrorResponse(503, (), b"it was not carried out")
+
+    return WSGI(app, **{**options, "error_response": definite})
 
 
 def never_tells(app: Any, options: dict[str, Any]) -> Any:
@@ -135,6 +160,28 @@ class Uncommitted(Fakes):
             self._end()
 
 
+class Doubtful(Fakes):
+    """Units that take a refusal for no answer."""
+
+    class make(_Unit):
+        def _commit(self) -> None:
+            try:
+                super()._commit()
+            except Broken as error:
+                raise CommitInDoubt("nobody knows") from error
+
+
+class Certain(Fakes):
+    """Units that take no answer for a refusal."""
+
+    class make(_Unit):
+        def commit(self) -> None:
+            try:
+                super().commit()
+            except CommitInDoubt as error:
+                raise Broken("the commit is refused") from error
+
+
 class WrittenLate(Fakes):
     """A store that keeps what was written late."""
 
@@ -154,8 +201,15 @@ SPOILED: list[tuple[str, str, str, Any]] = [
     ("protocol", "head-wsgi-Fakes-small", "", wrapping(head_twice)),
     ("one_outcome", "head-wsgi-Fakes-small", "", wrapping(never_reports)),
     ("truth", "head-wsgi-Fakes-small", "", Uncommitted),
+    ("known", "head-wsgi-Fakes-refused", "", Doubtful),
+    ("known", "head-wsgi-Fakes-small", "unit.commit#1 in doubt before", Certain),
+    ("known", "head-wsgi-Fakes-small", "unit.commit#1 broken before", wrapping(calls_it_rolled_back)),
+    ("known", "head-wsgi-Fakes-refused", "", wrapping(calls_it_rolled_back)),
+    ("undisturbed", "head-wsgi-Fakes-small", "", wrapping(answers_otherwise)),
+    ("undisturbed", "head-wsgi-Fakes-small", "", wrapping(never_commits)),
     ("late_writes", "head-wsgi-Fakes-small", "", WrittenLate),
     ("client", "head-wsgi-Fakes-refused", "", wrapping(tells_success)),
+    ("client", "head-wsgi-Fakes-small", "unit.commit#1 in doubt before", wrapping(says_that_it_failed)),
     ("again", "head+retry-wsgi-Fakes-small", "unit.commit#1 busy before", wrapping(never_retries)),
     ("replaced", "head-wsgi-Fakes-refused", "", wrapping(hides_the_failure)),
     ("exceptions", "head-wsgi-Fakes-small", "", wrapping(raises_behind_its_end)),

@@ -173,6 +173,7 @@ class Trial:
 
     def _made(self, exchange: Any) -> Any:
         self.enter(exchange)
+        self.plan.begin_attempt()
         return self.world.unit_of_work(exchange)
 
     def _option(self, name: str, do: Callable[[Any], Any]) -> Callable[[Any], Any]:
