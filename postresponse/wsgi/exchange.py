@@ -5,6 +5,7 @@ before the first `next`, stop at Content-Length, or ask again after the end. Wha
 decided inside the application call, because some servers fix status and headers when that returns.
 """
 
+import functools
 import inspect
 import itertools
 import logging
@@ -62,8 +63,6 @@ class WSGIExchange(Exchange):
     __slots__ = ()
     _given: tuple[str, list[tuple[str, str]]]  # as `start_response` was called
     _held: HeldBody | None
-    _given_code = 0
-    _content_type = ""
     _server_write: Callable[[bytes], object] | None = None
     _inner: Any = None
     _asked = False
@@ -83,7 +82,8 @@ class WSGIExchange(Exchange):
             self._give_head(status, headers, exc_info)
             return None if self._server_write is None else self.write
         if self._state <= DECIDED and self._moves is not OBSERVED:
-            check_headers([("status", status), *headers])
+            check_headers((("status", status),))
+            check_headers(headers)
         again = exc_info is not None and self._state is not PENDING
         action = self._advance(Event.RESTART if again else Event.START)
         if action is Action.FORWARD:
@@ -96,7 +96,7 @@ class WSGIExchange(Exchange):
             raise self._stopped()
         self._take_head(status, headers)
         if action is HOLD:
-            self._streams(never_ends(self._content_type))
+            self._streams(never_ends(_content_type(headers)))
             return self.write
         self._release(exc_info=exc_info)
         # Some servers have no `write`, and the application is told so.
@@ -120,13 +120,10 @@ class WSGIExchange(Exchange):
         self._given = (status, headers)
         if self._headers is not None or self._declared is not None:  # those of a head before
             self._headers = self._declared = None
-        self._content_type = ""
-        self._status = self._given_code = code = int(status[:3])
+        self._status = code = _code(status)
         for name, value in headers:
             if len(name) == 14 and name.lower() == "content-length" and value.isdigit():
                 self._declared = int(value)
-            elif len(name) == 12 and name.lower() == "content-type":
-                self._content_type = value
         if code in (204, 304) or code < 200 or self._scope.get("REQUEST_METHOD") == "HEAD":
             self._needs_no_body = True
         elif self._needs_no_body:
@@ -186,7 +183,16 @@ class WSGIExchange(Exchange):
         """
         if self._state is SENDING:
             return True
-        action, follows = self._advance(event), True
+        if self._state is DECIDED and self._moves is AT_HEAD and self._held is None:
+            # The table's way from DECIDED to READY, where the unit of work ends at once.
+            rest = settle_at_once(self, _run)
+            if rest is None:
+                self._state = State.READY
+                return self._release()
+            self._state = State.SETTLING
+            action, follows = self._advance(self._perform(rest)), True
+        else:
+            action, follows = self._advance(event), True
         if action is HOLD:
             action, follows = self._hold(data), False
         if action is SETTLE:
@@ -225,7 +231,7 @@ class WSGIExchange(Exchange):
         status, headers = self._given
         if self._headers is not None:
             headers = list(self._headers)
-        if self._status != self._given_code:
+        if self._status != _code(status):
             status = _status_line(self._status or 0)
         if final and self._moves is BUFFERED:
             headers = self._with_length(headers)
@@ -468,6 +474,15 @@ def _run(call: Callable[[], Any], unit: object, limit: float | None) -> None:
         call()
     else:
         within(limit, call, (), unit)
+
+
+@functools.lru_cache(maxsize=256)
+def _code(status: str) -> int:
+    return int(status[:3])
+
+
+def _content_type(headers: list[tuple[str, str]]) -> str:
+    return next((value for name, value in headers if len(name) == 12 and name.lower() == "content-type"), "")
 
 
 def _status_line(code: int) -> str:
