@@ -38,6 +38,12 @@ from tests.unit_of_work.django_project.driving import KIND, Site, cleared, order
 ON_POSTGRESQL = pytest.mark.service("postgresql")
 ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
+WAITING = text(  # for locks in this database, of several on its server
+    "SELECT count(*) FROM information_schema.innodb_lock_waits "
+    "JOIN information_schema.innodb_trx ON trx_id = requesting_trx_id "
+    "JOIN information_schema.processlist ON id = trx_mysql_thread_id WHERE db = database()"
+)
+
 RETRIED = CommitPolicy(retry=Retry(backoff=0.001))
 
 READ = text("SELECT n FROM counter WHERE id = 1")
@@ -462,7 +468,7 @@ def test_a_deadlock_behind_a_lock_that_was_waited_for_in_vain_refuses_the_commit
                     session.execute(text("UPDATE stock SET n = 1 WHERE id = 5"))
             other_waits.start()
             with engine.connect() as watching:
-                while not watching.scalar(text("SELECT count(*) FROM information_schema.innodb_lock_waits")):
+                while not watching.scalar(WAITING):
                     watching.rollback()
                     time.sleep(0.2)  # a view that is read more often than every 0.1 s never changes
             with pytest.raises(DBAPIError, match="1213"):
