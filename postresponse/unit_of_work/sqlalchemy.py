@@ -14,8 +14,8 @@ from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
+from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.util import greenlet_spawn
 
 from postresponse.core.current import current_exchange
@@ -297,7 +297,8 @@ class SQLAlchemyUnitOfWork:
         sessionmaker: Makes a session: `sqlalchemy.orm.sessionmaker(engine)` or any function that returns one.
 
     Raises:
-        ConfigurationError: *sessionmaker* is not a function, or makes async sessions.
+        ConfigurationError: *sessionmaker* is not a function, makes async sessions, or is a `scoped_session`: give its
+            `session_factory`.
 
     Example:
         >>> from sqlalchemy import create_engine
@@ -340,7 +341,8 @@ class AsyncSQLAlchemyUnitOfWork:
             returns one.
 
     Raises:
-        ConfigurationError: *sessionmaker* is not a function.
+        ConfigurationError: *sessionmaker* is not a function, or is an `async_scoped_session`: give its
+            `session_factory`.
 
     Example:
         >>> from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
@@ -373,6 +375,12 @@ class AsyncSQLAlchemyUnitOfWork:
 def _checked(sessionmaker: Any, owner: str) -> Any:
     if isinstance(sessionmaker, Session | AsyncSession):
         raise ConfigurationError(f"{owner}: found one session for all requests; give what makes them, a sessionmaker")
+    if isinstance(sessionmaker, scoped_session | async_scoped_session):
+        # It gives the same session to all who ask, and `remove()` ends that behind the unit of work's back.
+        raise ConfigurationError(
+            f"{owner}: found a registry of sessions ({type(sessionmaker).__name__}); give what makes them, its "
+            "`session_factory`, and use this unit of work's `session` in the place of the registry"
+        )
     if not callable(sessionmaker):
         raise ConfigurationError(f"{owner}: expected a sessionmaker, found {sessionmaker!r}")
     return sessionmaker

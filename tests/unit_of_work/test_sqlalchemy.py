@@ -13,8 +13,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, event, insert, make_url, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 from werkzeug.test import create_environ, run_wsgi_app
 
 from postresponse import asgi, current_exchange, wsgi
@@ -24,6 +30,12 @@ from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLA
 from tests.fakes import StrictASGIServer
 from tests.services import mariadb, postgres
 from tests.services.blackhole import Blackhole
+
+WAITING = text(  # for locks in this database, of several on its server
+    "SELECT count(*) FROM information_schema.innodb_lock_waits "
+    "JOIN information_schema.innodb_trx ON trx_id = requesting_trx_id "
+    "JOIN information_schema.processlist ON id = trx_mysql_thread_id WHERE db = database()"
+)
 
 SCHEMA = """
 CREATE TABLE customer (id INTEGER PRIMARY KEY);
@@ -250,7 +262,7 @@ def test_a_swallowed_deadlock_does_not_pass_for_a_commit_of_all() -> None:
             site.db.session.execute(text("UPDATE stock SET left_over = 1 WHERE id = 1"))
             other_waits.start()
             with engine.connect() as watching:
-                while not watching.scalar(text("SELECT count(*) FROM information_schema.innodb_lock_waits")):
+                while not watching.scalar(WAITING):
                     watching.rollback()
                     time.sleep(0.2)  # a view that is read more often than every 0.1 s never changes
             with pytest.raises(DBAPIError, match="1213"):
@@ -533,6 +545,25 @@ def test_what_makes_no_session_is_refused_at_construction(engine: Engine) -> Non
         AsyncSQLAlchemyUnitOfWork("sqlite://")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="one session for all requests"):
         AsyncSQLAlchemyUnitOfWork(AsyncSession())  # type: ignore[arg-type]
+
+
+def test_a_registry_of_sessions_is_refused_and_what_it_makes_them_with_is_taken(engine: Engine) -> None:
+    """Its sessions are shared, and an application removes them at its own time: 201, and no row."""
+    registry = scoped_session(sessionmaker(engine))
+    with pytest.raises(ConfigurationError, match="session_factory"):
+        SQLAlchemyUnitOfWork(registry)
+    with pytest.raises(ConfigurationError, match=r"found a registry of sessions \(async_scoped_session\)"):
+        AsyncSQLAlchemyUnitOfWork(async_scoped_session(async_sessionmaker(), object))
+    site = WSGI(engine)
+    site.db = SQLAlchemyUnitOfWork(registry.session_factory)
+
+    def view() -> list[bytes]:
+        site.db.session.add(Order(id=1))
+        registry.remove()
+        return [b"placed"]
+
+    assert site.get(view) == "201 Created"
+    assert orders(engine) == [1]
 
 
 def test_an_async_unit_of_work_is_refused_under_wsgi() -> None:
