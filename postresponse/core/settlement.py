@@ -258,9 +258,9 @@ def _roll_back(exchange: Exchange) -> Steps[None]:
     assert kind is not None
     if not exchange._in_use():
         return
-    if kind.rollback is Manner.BLOCKS and exchange._is_abandoned() and hasattr(unit, "invalidate"):
-        yield from _give_up(exchange)  # a thread may still be at work on its connection
-    else:
+    # Where the handler was left behind on a thread, that may still be at work on the connection.
+    at_work = kind.rollback is Manner.BLOCKS and exchange._is_abandoned()
+    if not at_work or not (yield from _give_up(exchange)):
         yield from _clean_up(exchange, unit.rollback, kind.rollback, "roll back")
 
 
@@ -288,17 +288,20 @@ def _not_cleaned_up(exchange: Exchange, error: BaseException, what: str) -> Step
     yield from _give_up(exchange)
 
 
-def _give_up(exchange: Exchange) -> Steps[None]:
+def _give_up(exchange: Exchange) -> Steps[bool]:
+    """Give the connection up; False where that cannot be done."""
     give_up, kind = getattr(exchange._unit, "invalidate", None), exchange._kind
     if give_up is None or kind is None:
-        return
+        return False
     try:
         yield give_up, (), kind.invalidate, exchange._settings.cleanup_timeout
     except GeneratorExit:
         raise
     except BaseException as error:  # noqa: BLE001 (handed on by `_end`)
-        logger.error("%s: its connection could not be given up either", exchange.route, exc_info=error)
+        logger.error("%s: its connection could not be given up", exchange.route, exc_info=error)
         _keep(exchange, error)
+        return False
+    return True
 
 
 def _after(exchange: Exchange) -> Steps[None]:
@@ -325,7 +328,9 @@ def finish(exchange: Exchange) -> Steps[None]:
         exchange._silenced = False
         yield from _after(exchange)
         if exchange._failure is not None:
-            yield from _tell_failure(exchange, "it failed", exchange._settings.on_commit_failed)
+            is_commit = exchange._failure.stage in ("before_commit", "commit")
+            callback = exchange._settings.on_commit_failed if is_commit else None
+            yield from _tell_failure(exchange, "it failed, and is not run again", callback)
     if not exchange._unheard and not exchange._again:
         yield from _report(exchange)
     yield from _run_all(exchange, "on_finished", exchange._at_end, ())

@@ -284,3 +284,48 @@ def test_a_discarded_attempt_tells_nobody_and_lets_go_of_what_it_holds() -> None
     assert perform(settle(exchange)) is Event.AGAIN
     perform(finish(exchange))
     assert told == ["let go"]
+
+
+class Cancelled(BaseException):
+    """What an event loop raises into a task, whatever its name there."""
+
+
+def test_a_connection_that_cannot_be_given_up_is_rolled_back_before_it_is_closed() -> None:
+    units = FakeUnits({"invalidate": OSError("busy")})
+    exchange = exchange_of(is_async=True, unit_of_work=units)
+    exchange._raised, exchange._exception = True, Cancelled()
+    assert perform(settle(exchange)) is Event.SETTLED
+    assert units.log == ["begin", "invalidate!", "rollback", "close"]
+
+
+def test_where_a_thread_may_be_at_work_the_connection_is_given_up_and_not_rolled_back() -> None:
+    units = FakeUnits()
+    exchange = exchange_of(is_async=True, unit_of_work=units)
+    exchange._raised, exchange._exception = True, Cancelled()
+    assert perform(settle(exchange)) is Event.SETTLED
+    assert units.log == ["begin", "invalidate", "close"]
+
+
+@pytest.mark.parametrize("stage", ["commit_if", "commit"])
+def test_a_failure_that_was_to_be_run_again_is_told_to_whom_it_concerns(stage: str) -> None:
+    told: list[tuple[str, str]] = []
+    units = FakeUnits({"commit": Conflict()})
+
+    def commit_if(head: object) -> bool:
+        if stage == "commit_if":
+            raise Conflict
+        return True
+
+    exchange = exchange_of(
+        unit_of_work=units,
+        commit=CommitPolicy(commit_if=commit_if, retry=Retry()),
+        on_commit_failed=lambda failure: told.append(("on_commit_failed", failure.stage)),
+        on_error=lambda failure: told.append(("on_error", failure.stage)),
+    )
+    give_head(exchange)
+    assert perform(settle(exchange)) is Event.AGAIN
+    assert told == []
+    exchange._again = False  # the request was cancelled meanwhile
+    exchange._state = State.OVER
+    perform(finish(exchange))
+    assert told == [("on_commit_failed" if stage == "commit" else "on_error", stage)]
