@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from types import BuiltinFunctionType
 from typing import Any, Final
 
 from postresponse.core.policy import is_transient
@@ -102,13 +103,32 @@ def detached(error: BaseException) -> BaseException:
 
     A traceback holds frames, these the session and the exchange, and those what remembers the error: a cycle.
     """
-    try:
-        found = copy.copy(error)
-    except TypeError:  # one that cannot be made from its `args`
-        found = type(error).__new__(type(error), *error.args)
-        found.__dict__.update(error.__dict__)
-    found.__cause__ = None if error.__cause__ is None else detached(error.__cause__)
+    return _detached(error, frozenset())
+
+
+def _detached(error: BaseException, around: frozenset[int]) -> BaseException:
+    around |= {id(error)}
+    found, cause = _copied(error), error.__cause__
+    found.__cause__ = None if cause is None or id(cause) in around else _detached(cause, around)
     original = getattr(error, "orig", None)  # SQLAlchemy's name for the driver's
-    if isinstance(original, BaseException):
-        found.orig = detached(original)  # type: ignore[attr-defined]
+    if isinstance(original, BaseException) and id(original) not in around:
+        found.__dict__["orig"] = _detached(original, around)
     return found
+
+
+def _copied(error: BaseException) -> BaseException:
+    """Copy *error* by its own way where it has one, as some drivers' do, or else without a call of its `__init__`.
+
+    That of an application's exception may do anything, and is not made to be called with `args`.
+    """
+    kind = type(error)
+    if kind.__reduce__ is not BaseException.__reduce__:
+        with suppress(Exception):
+            found = copy.copy(error)
+            if isinstance(found, BaseException):
+                return found
+    base: Any = next(base for base in kind.__mro__ if isinstance(vars(base).get("__new__"), BuiltinFunctionType))
+    bare: BaseException = base.__new__(kind, *error.args)
+    base.__init__(bare, *error.args)
+    bare.__dict__.update(error.__dict__)
+    return bare

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
@@ -17,7 +18,7 @@ import pytest
 from anyio import to_thread
 from django.db import DatabaseError, IntegrityError, connections, transaction
 from django.http import HttpResponse, StreamingHttpResponse
-from sqlalchemy import Engine, create_engine, select, text
+from sqlalchemy import Engine, create_engine, event, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
@@ -693,8 +694,38 @@ class Particular(Exception):
         self.sqlstate = code
 
 
+class Answered(Exception):
+    """An application's own, made from what it does not keep in its `args`."""
+
+    def __init__(self, response: Any) -> None:
+        super().__init__(f"status {response.status}")
+        self.response = response
+
+
+class Missing(FileNotFoundError):
+    """One whose base has a way of its own to be copied, which does not fit."""
+
+    def __init__(self, response: Any) -> None:
+        super().__init__(2, f"status {response.status}")
+
+
+class Refusing(Exception):
+    """One that cannot be copied."""
+
+    def __reduce__(self) -> Any:
+        raise LookupError("not this one")
+
+    @property
+    def orig(self) -> Exception:
+        return ValueError("of a guard")
+
+
+NOT_FOUND = SimpleNamespace(status=404)
+
+
 def test_a_copy_is_as_good_as_the_error_and_holds_no_traceback() -> None:
-    for error in (*driver_errors(), Particular(code="40001")):
+    own = (Particular(code="40001"), Answered(NOT_FOUND), Missing(NOT_FOUND), Refusing("no"))
+    for error in (*driver_errors(), *own):
         wrapped = OperationalError("SELECT 1", {}, error)
         wrapped.__cause__ = error
         for original in (error, wrapped):
@@ -710,6 +741,44 @@ def test_a_copy_is_as_good_as_the_error_and_holds_no_traceback() -> None:
                 assert copied is not error
                 assert getattr(copied, "orig", None) is not error
                 copied = copied.__cause__
+
+
+def test_a_copy_is_not_made_by_the_application() -> None:
+    made = []
+
+    class Counted(Exception):
+        def __init__(self, reason: str) -> None:
+            super().__init__(reason)
+            made.append(reason)
+
+    assert isinstance(detached(Counted("once")), Counted)
+    assert made == ["once"]
+
+
+def test_errors_that_cause_each_other_are_copied_once() -> None:
+    first, second = LookupError("first"), LookupError("second")
+    first.__cause__, second.__cause__ = second, first
+    copied = detached(first)
+    assert str(copied.__cause__) == "second"
+    assert copied.__cause__ is not None
+    assert copied.__cause__.__cause__ is None
+
+
+def test_what_the_application_raises_out_of_a_statement_reaches_it_as_it_is() -> None:
+    engine = create_engine("sqlite://")
+    site = requests(engine)
+
+    @event.listens_for(engine, "do_execute")
+    def guard(cursor: Any, statement: str, *others: Any) -> None:
+        if statement.startswith("DELETE"):
+            raise Answered(NOT_FOUND)
+
+    def view() -> None:
+        with pytest.raises(Answered, match="404"):
+            site.db.session.execute(text("DELETE FROM counter"))
+
+    assert site.get(view) == 201
+    assert isinstance(site.error, Answered)
 
 
 @ON_POSTGRESQL
