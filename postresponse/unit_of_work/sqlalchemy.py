@@ -7,12 +7,12 @@ request that asks for none costs nothing, at begin and at commit.
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session
@@ -23,7 +23,7 @@ from postresponse.core.exchange import Exchange
 from postresponse.exceptions import CommitInDoubt, CommitRefused, ConfigurationError, NoExchange, PartialCommit
 from postresponse.shielding import time_limit
 from postresponse.unit_of_work.in_doubt import Fate, alook_up, look_up
-from postresponse.unit_of_work.sqlalchemy_transaction import Transaction, transaction_on
+from postresponse.unit_of_work.sqlalchemy_transaction import Transaction, listen, transaction_on
 from postresponse.unit_of_work.statements import worst_of
 
 __all__ = ["AsyncSQLAlchemyUnitOfWork", "SQLAlchemyUnitOfWork"]
@@ -383,7 +383,19 @@ def _checked(sessionmaker: Any, owner: str) -> Any:
         )
     if not callable(sessionmaker):
         raise ConfigurationError(f"{owner}: expected a sessionmaker, found {sessionmaker!r}")
+    for engine in _engines_of(sessionmaker):
+        listen(engine)
     return sessionmaker
+
+
+def _engines_of(sessionmaker: Any) -> Iterator[Engine]:
+    """Give the engines that *sessionmaker* tells of; others are met with a session's first statement."""
+    options = getattr(sessionmaker, "kw", None)
+    if isinstance(options, dict):
+        for bind in (options.get("bind"), *(options.get("binds") or {}).values()):
+            found = getattr(bind, "sync_engine", bind)  # an async one
+            if isinstance(found, Engine):
+                yield found
 
 
 def _unit_of(owner: Any) -> Any:

@@ -5,6 +5,7 @@ would cost as much as the session.
 """
 
 import re
+import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
@@ -16,7 +17,7 @@ from sqlalchemy import Connection, Dialect, Engine, ExceptionContext, event
 from postresponse.unit_of_work.in_doubt import Fate, Ticket, ask, foregone, run, ticket_of, was_refused
 from postresponse.unit_of_work.statements import gave_up, is_kept, only_reads, worse_of
 
-__all__ = ["Transaction", "transaction_on"]
+__all__ = ["Transaction", "listen", "transaction_on"]
 
 _KEY: Final = "postresponse"
 
@@ -27,6 +28,7 @@ _PUTS_ASIDE: Final = re.compile(
 
 # `event.contains` knows an engine by its id, which a later one may have again.
 _listened_to: Final[WeakSet[Engine]] = WeakSet()
+_listening: Final = threading.Lock()
 
 
 class Transaction:
@@ -75,7 +77,7 @@ class Transaction:
         self.refused: bool = False
         self.lost: bool = False
         self.ticket: Ticket | None = None
-        _listen(connection.engine)
+        listen(connection.engine)
         connection.info[_KEY] = self
 
     @property
@@ -220,8 +222,15 @@ _LISTENERS: Final[dict[str, Callable[..., None]]] = {
 }
 
 
-def _listen(engine: Engine) -> None:
-    if engine not in _listened_to:
-        _listened_to.add(engine)
-        for name, listener in _LISTENERS.items():
-            event.listen(engine, name, listener)
+def listen(engine: Engine) -> None:
+    """Hear the events of *engine* from now on, once.
+
+    Best before it is used: SQLAlchemy changes a list that whoever has a connection meanwhile may be going through.
+    """
+    if engine in _listened_to:
+        return
+    with _listening:
+        if engine not in _listened_to:
+            for name, listener in _LISTENERS.items():
+                event.listen(engine, name, listener)
+            _listened_to.add(engine)  # last: nobody who finds it here is unheard
