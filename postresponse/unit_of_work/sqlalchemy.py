@@ -81,6 +81,9 @@ class _Use:
             self._forget()
             self._error = None
         self.transactions[connection] = Transaction(connection, asks=self._asks)
+        if len(self.transactions) > 1:
+            for each in self.transactions.values():
+                each.is_alone = False
 
     def on_commit(self) -> None:
         """From now on every COMMIT is the unit's own."""
@@ -107,7 +110,7 @@ class _Use:
         known = list(zip(self.transactions.values(), fates, strict=True))
         for each, fate in known:
             each.refused = each.refused or fate is Fate.ABORTED
-        known = [(each, fate) for each, fate in known if each.wrote] or known  # the others have nothing to commit
+        known = [(each, fate) for each, fate in known if not each.is_empty] or known
         if any(fate is Fate.UNKNOWN for _, fate in known):
             raise CommitInDoubt("the connection was lost inside COMMIT; nobody knows whether it committed") from error
         lost = any(each.lost for each, _ in known)

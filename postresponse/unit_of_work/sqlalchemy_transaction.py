@@ -41,6 +41,7 @@ class Transaction:
         gave_up: Whether the database then rolled back what came before it.
         holds: Whether, behind the last statement, it had written and was still open.
         asks: Whether its ticket is asked for before COMMIT.
+        is_alone: Whether the session is in this one only; else it is asked for whatever it did, to tell which wrote.
         kept: Whether a part was committed without COMMIT: in autocommit, or by a statement that does.
         sent: COMMIT was sent, or is about to be.
         refused: The database's answer was an error, or it was found to have rolled back.
@@ -54,6 +55,7 @@ class Transaction:
         "failed",
         "gave_up",
         "holds",
+        "is_alone",
         "kept",
         "lost",
         "refused",
@@ -66,6 +68,7 @@ class Transaction:
     def __init__(self, connection: Connection, *, asks: bool) -> None:
         self.engine: Engine = connection.engine
         self.asks: bool = asks
+        self.is_alone: bool = True
         self.error: BaseException | None = None
         self.failed: bool = False
         self.running: bool = False
@@ -86,6 +89,17 @@ class Transaction:
         if self.lost:
             return foregone(self.ticket)
         return Fate.COMMITTED if self.sent and not self.refused else Fate.ABORTED
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was nothing in it to commit: as PostgreSQL says, or else by the look of its statements.
+
+        By that only where nobody knows better, and on SQLite, where none that looks as if it only read can write; a
+        function may elsewhere, and what that wrote is committed.
+        """
+        if self.ticket is not None:
+            return self.ticket.id is None
+        return not self.wrote and (self.lost or self.engine.dialect.name == "sqlite")
 
     def ask_anew(self) -> Fate | None:
         """Ask on a connection that is not of the pool: that may be used up, by this very transaction among others."""
@@ -122,7 +136,8 @@ class Transaction:
     def on_commit(self, connection: Connection) -> None:
         driver: Any = connection.connection
         in_transaction = getattr(driver, "autocommit", False) is not True
-        if self.asks and self.wrote and in_transaction and connection.dialect.name == "postgresql":
+        wanted = self.asks and (self.wrote or not self.is_alone)
+        if wanted and in_transaction and connection.dialect.name == "postgresql":
             self.ticket = ticket_of(partial(_query, connection), connection.info)
         self.sent = True
 
