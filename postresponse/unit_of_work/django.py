@@ -317,7 +317,8 @@ class DjangoUnitOfWork:
         >>> db = DjangoUnitOfWork()
     """
 
-    is_async = False
+    is_async: bool | None = None
+    """Either: as the middleware is."""
 
     def __init__(self, using: str = DEFAULT_DB_ALIAS) -> None:
         self._using = using

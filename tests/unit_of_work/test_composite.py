@@ -17,6 +17,7 @@ from django.http import HttpResponse
 from sqlalchemy import Engine, create_engine, exc, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.pool import NullPool
 from werkzeug.test import create_environ, run_wsgi_app
 
 from postresponse import CommitPolicy, Retry, asgi, current_exchange, wsgi
@@ -919,6 +920,23 @@ def test_what_django_can_only_roll_back_is_refused_while_nothing_is_committed(de
     assert isinstance(answer.outcome.exception, CommitRefused)
 
 
+@pytest.mark.parametrize("status", [201, 404])
+def test_django_and_async_sqlalchemy_end_together_under_asgi(
+    default: Database, files: list[Engine], status: int
+) -> None:
+    engine = create_async_engine(files[0].url.set(drivername="sqlite+aiosqlite"), poolclass=NullPool)
+    audit = AsyncSQLAlchemyUnitOfWork(async_sessionmaker(engine))
+
+    async def view(request: Any) -> HttpResponse:
+        await orders("default").acreate()
+        audit.session.add(Entry(id=1))
+        return HttpResponse(status=status)
+
+    both = Chained(orders=DjangoUnitOfWork("default"), audit=audit)
+    assert DjangoSite(view, "asgi", unit_of_work=both).get().unit[0] == status
+    assert (default.orders(), entries(files[0])) == (([None], 1) if status == 201 else ([], 0))
+
+
 # -- refused ----------------------------------------------------------------------------------------------------------
 
 
@@ -982,6 +1000,16 @@ def test_sync_and_async_ones_that_do_not_say_so_are_refused_at_the_call(kind: st
 )
 def test_it_is_of_the_kind_that_its_members_say(said: tuple[bool | None, bool | None], is_async: bool | None) -> None:
     assert Chained(orders=Says(said[0]), audit=Says(said[1])).is_async is is_async
+
+
+def test_django_is_refused_by_name_with_what_it_can_never_go_with() -> None:
+    django, sync_one, async_one = DjangoUnitOfWork(), sync_factory, Says(is_async=True)
+    with pytest.raises(WrongApplication, match="two is sync and three is async"):
+        Chained(one=django, two=Says(is_async=False), three=async_one)
+    with pytest.raises(WrongApplication, match="use its sync twin"):
+        wsgi.PostResponseMiddleware(lambda environ, start_response: [], unit_of_work=Chained(one=django, two=async_one))
+    with pytest.raises(WrongApplication, match="two is sync and one is async"):  # Django's is, under ASGI
+        Chained(one=django, two=sync_one)(exchange_of(is_async=True))
 
 
 def test_async_ones_are_refused_under_wsgi() -> None:
