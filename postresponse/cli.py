@@ -32,6 +32,9 @@ Ask the member that decides of each transaction that a process left prepared whe
 back as that one did. It does no harm while the application serves, or twice at once. One line says what was found, and
 what was done with it. Give every member of the TwoPhase, by the same names.
 
+Behind a failover or a restore of the member that decides nobody can be asked about what was prepared before, unless it
+is still there as well. That is left, and has to be ended by hand.
+
   postresponse recover orders=postgresql+psycopg://app@db1/orders audit=postgresql+psycopg://app@db2/audit
 
 The user has to be the one of the application, or a superuser. Passwords are better kept out of the URLs, which other

@@ -10,8 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
 from postresponse.exceptions import ConfigurationError, UnitOfWorkError
-from postresponse.unit_of_work.in_doubt import Fate
+from postresponse.unit_of_work.in_doubt import Fate, Ticket
 from postresponse.unit_of_work.prepared import (
+    ERA,
     MARIADB,
     POSTGRESQL,
     Database,
@@ -54,11 +55,25 @@ class Branch:
         engine: Of that connection.
         database: What its database can do.
         system: Which PostgreSQL cluster it is on.
+        timeline: On which PostgreSQL's transaction runs, once it was asked for its vote.
         name: What it is prepared under, once that is known.
         stage: How far it is.
     """
 
-    __slots__ = ("_first", "_late", "_owner", "connection", "database", "engine", "name", "number", "stage", "system")
+    __slots__ = (
+        "_first",
+        "_late",
+        "_owner",
+        "_ticket",
+        "connection",
+        "database",
+        "engine",
+        "name",
+        "number",
+        "stage",
+        "system",
+        "timeline",
+    )
 
     def __init__(self, owner: str, number: int, first: Callable[[], Name] | None) -> None:
         self._owner = owner
@@ -70,6 +85,8 @@ class Branch:
         self.engine: Engine | None = None
         self.database: Database = POSTGRESQL
         self.system: int = 0
+        self.timeline: int = 0
+        self._ticket: Ticket | None = None
         self.name: Name | None = None
 
     def watch(self, make: Callable[[], Any]) -> Callable[[], Any]:
@@ -176,7 +193,9 @@ class Branch:
             assert self.name is not None
             return self.name.transaction
         # Also an error in a transaction that was given up, where PREPARE would roll back and not say so.
-        found = connection.exec_driver_sql("SELECT pg_current_xact_id_if_assigned()::text").scalar_one()
+        statement = f"SELECT pg_current_xact_id_if_assigned()::text, {ERA}"
+        found, self.timeline, life = connection.exec_driver_sql(statement).one()
+        self._ticket = Ticket(found, life)
         return None if found is None else int(found)
 
     def prepare(self, name: Name) -> None:
@@ -195,13 +214,17 @@ class Branch:
     # -- what is tried on a new connection, until it says how it ended ------------------------------------------
 
     def commit_anew(self) -> Fate | None:
-        """Commit what is prepared; for the decider's own, or tell what became of it."""
+        """Commit what is prepared; or, where somebody else has ended it, tell how.
+
+        `Fate.UNKNOWN` where the server is not what it was: after a failover it may never have heard of it.
+        """
         assert self.engine is not None
         assert self.name is not None
         with elsewhere(self.engine) as connection:
             ended = self.database.end(connection, self.name, commit=True)
-            if ended is Ended.GONE and self.name.branch is None:
-                return fate_of(connection, self.name.transaction)
+            if ended is Ended.GONE and self.database is POSTGRESQL:
+                assert self._ticket is not None
+                return fate_of(connection, self._ticket)
             return None if ended is Ended.BUSY else Fate.COMMITTED
 
     def roll_back_anew(self) -> Fate | None:

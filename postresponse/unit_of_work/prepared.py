@@ -3,6 +3,10 @@
 The name of each says who decides it: the *decider*, one of the databases, by its member's name and its system
 identifier, and there a transaction by its 64-bit id. So whoever finds one prepared can ask what was decided, and no
 table of ours is needed.
+
+The identifier is not enough. A standby has that of its primary, and once it is promoted it gives the ids anew that the
+primary had given and it had not heard of: "committed" would be said of another transaction. So the name has the
+timeline as well, which is another one behind each failover, and behind each restore to a point in time.
 """
 
 import enum
@@ -16,10 +20,11 @@ from sqlalchemy import Connection, Dialect, Engine
 from sqlalchemy.exc import DBAPIError
 
 from postresponse.exceptions import ConfigurationError
-from postresponse.unit_of_work.in_doubt import Fate, was_refused
+from postresponse.unit_of_work.in_doubt import _LIFE, Fate, Ticket, ask, was_refused
 from postresponse.unit_of_work.statements import sqlstate_of
 
 __all__ = [
+    "ERA",
     "MARIADB",
     "POSTGRESQL",
     "WAY_OUT",
@@ -35,10 +40,23 @@ __all__ = [
 ]
 
 MAX_NAME: Final = 16
-"""Letters of a member's name: MariaDB takes 64 bytes, of which the rest needs 48."""
+"""Letters of a member's name: MariaDB takes 64 bytes, of which the rest needs 48, with 13 for timeline and id."""
+
+# In recovery there is none to be told, and whoever only reads may be there.
+_TIMELINE: Final = (
+    "CASE WHEN pg_is_in_recovery() THEN 0 "
+    "ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint END"
+)
+ERA: Final = f"{_TIMELINE}, {_LIFE}"
+"""Two columns that say for how long an id of PostgreSQL's names one transaction.
+
+They are the timeline, 0 for a standby, and the life of the server (`in_doubt.Ticket`), which a restart ends as well.
+"""
 
 _PREFIX: Final = "postresponse/"
-_NAME: Final = re.compile(rf"{_PREFIX}(\w{{1,{MAX_NAME}}})/([0-9a-f]+)/([0-9a-f]+)(?:/(\d+))?", re.ASCII)
+_NAME: Final = re.compile(
+    rf"{_PREFIX}(\w{{1,{MAX_NAME}}})/([0-9a-f]+)(?:\.([0-9a-f]+))?/([0-9a-f]+)(?:/(\d+))?", re.ASCII
+)
 _UNDEFINED: Final = "42704"
 _BUSY: Final = "55000"
 _UNKNOWN_XID: Final = 1397
@@ -55,15 +73,19 @@ class Name(NamedTuple):
         system: The identifier of the PostgreSQL cluster that it is on.
         transaction: The id of its transaction there.
         branch: Which other member's this one is; None for the decider's own.
+        timeline: On which that transaction ran. The first is left out of the text, as it was before there were others:
+            what was prepared then on a later one is not taken for a transaction of that.
     """
 
     decider: str
     system: int
     transaction: int
     branch: int | None = None
+    timeline: int = 1
 
     def __str__(self) -> str:
-        name = f"{_PREFIX}{self.decider}/{self.system:x}/{self.transaction:x}"
+        timeline = "" if self.timeline == 1 else f".{self.timeline:x}"
+        name = f"{_PREFIX}{self.decider}/{self.system:x}{timeline}/{self.transaction:x}"
         return name if self.branch is None else f"{name}/{self.branch}"
 
     @classmethod
@@ -72,8 +94,15 @@ class Name(NamedTuple):
         found = _NAME.fullmatch(text)
         if found is None:
             return None
-        decider, system, transaction, branch = found.groups()
-        return cls(decider, int(system, 16), int(transaction, 16), None if branch is None else int(branch))
+        decider, system, timeline, transaction, branch = found.groups()
+        name = cls(
+            decider,
+            int(system, 16),
+            int(transaction, 16),
+            None if branch is None else int(branch),
+            int(timeline or "1", 16),
+        )
+        return name if str(name) == text else None
 
 
 class Prepared(NamedTuple):
@@ -249,10 +278,9 @@ def system_of(engine: Engine, owner: str) -> int:
     return system
 
 
-def fate_of(connection: Connection, transaction: int) -> Fate | None:
-    """Ask the decider what became of its *transaction*; None while it is in progress."""
-    status = connection.exec_driver_sql(f"SELECT pg_xact_status('{transaction}'::xid8)").scalar_one()
-    return {"committed": Fate.COMMITTED, "aborted": Fate.ABORTED, "in progress": None}.get(status, Fate.UNKNOWN)
+def fate_of(connection: Connection, ticket: Ticket) -> Fate | None:
+    """Ask what became of *ticket*'s transaction, which was prepared and is not any more; None while in progress."""
+    return ask(lambda statement: connection.exec_driver_sql(statement).one(), ticket)
 
 
 @contextmanager

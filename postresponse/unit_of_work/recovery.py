@@ -5,7 +5,8 @@ Of each that is found the decider is asked (`two_phase.py` tells who that is):
 - Its own is still prepared: nothing was decided. It is rolled back first, which decides it, and then the others are.
   Only after a while, as the process that prepared it may be about to commit; if it does come, its commit fails.
 - It is not, and its transaction committed or aborted: so do the others.
-- Its transaction is in progress, or nobody knows any more, or it is another database than it was: nothing is done.
+- Its transaction is in progress, or nobody knows any more, or it is another database than it was, or the same on
+  another timeline, as behind a failover: nothing is done.
 
 So it does no harm to run this twice, or while the application serves.
 """
@@ -20,8 +21,9 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from postresponse.exceptions import ConfigurationError
-from postresponse.unit_of_work.in_doubt import Fate
+from postresponse.unit_of_work.in_doubt import Fate, Ticket
 from postresponse.unit_of_work.prepared import (
+    ERA,
     POSTGRESQL,
     Database,
     Ended,
@@ -64,12 +66,14 @@ class Recovered:
 
 
 class _Place(NamedTuple):
-    """The database of one member; *system* is 0 where it cannot be a decider."""
+    """The database of one member; *system* is 0 where it cannot be a decider, *timeline* where it is a standby."""
 
     member: str
     connection: Connection
     database: Database
-    system: int
+    system: int = 0
+    timeline: int = 0
+    life: str = ""
 
 
 def recover(members: Mapping[str, Engine], *, older_than: float = GRACE, dry_run: bool = False) -> list[Recovered]:
@@ -117,7 +121,10 @@ def recover(members: Mapping[str, Engine], *, older_than: float = GRACE, dry_run
 def _open(name: str, engine: Engine, stack: ExitStack) -> _Place:
     connection = stack.enter_context(elsewhere(engine))
     database = database_of(connection.dialect, name)
-    return _Place(name, connection, database, system_of(engine, name) if database is POSTGRESQL else 0)
+    if database is not POSTGRESQL:
+        return _Place(name, connection, database)
+    timeline, life = connection.exec_driver_sql(f"SELECT {ERA}").one()
+    return _Place(name, connection, database, system_of(engine, name), timeline, life)
 
 
 class _Found(NamedTuple):
@@ -171,7 +178,9 @@ class _Rules:
                 return Fate.ABORTED, f"undecided for {age:.0f} s"
             if ended is Ended.BUSY:
                 return None, "it is being ended at this moment"
-        fate = fate_of(decider.connection, own.transaction)
+        elif decider.timeline != own.timeline:
+            return None, _on_another_timeline(own, decider)
+        fate = fate_of(decider.connection, Ticket(str(own.transaction), decider.life))
         said = "is in progress" if fate is None else _SAID[fate]
         return fate, f"transaction {own.transaction} of {own.decider} {said}"
 
@@ -199,6 +208,16 @@ _SAID: Final[Mapping[Fate, str]] = {
     Fate.ABORTED: "was rolled back",
     Fate.UNKNOWN: "is too old, and nobody knows how it ended",
 }
+
+
+def _on_another_timeline(own: Name, decider: _Place) -> str:
+    transaction = f"transaction {own.transaction} of {own.decider} by its name ran on timeline {own.timeline}"
+    if decider.timeline == 0:
+        return f"{transaction}, and {own.decider} is a standby; give its primary"
+    return (
+        f"{transaction}, and {own.decider} is on timeline {decider.timeline} since a failover or a restore, where the "
+        "id may be another one's; look for its rows there, and commit or roll this one back by hand"
+    )
 
 
 def _first_line(error: DBAPIError | OSError) -> str:

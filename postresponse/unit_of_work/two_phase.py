@@ -7,7 +7,8 @@ says which transaction of the decider's it follows (`prepared.py`).
    and where one alone wrote it commits as ever: there is nothing to be decided.
 2. The decider is prepared, and then the others. In this order, because an id that was not written to disk may be given
    to another transaction after a crash of the server; so nobody else is prepared before the decider's own is on disk.
-3. The decider commits its prepared transaction. That is the decision, and whoever asks its server gets to know it.
+3. The decider commits its prepared transaction. That is the decision, and whoever asks its server gets to know it, as
+   long as that is the same one: after a failover nobody is asked (`prepared.py` tells why).
 4. The others commit theirs.
 
 Whatever happens up to step 3, everything is rolled back, by us or by the recovery. From the moment that the decider's
@@ -32,7 +33,7 @@ from postresponse.exceptions import CommitInDoubt, CommitRefused, ConfigurationE
 from postresponse.unit_of_work.branch import FIRST, Branch, Stage, session_of
 from postresponse.unit_of_work.in_doubt import Fate, alook_up, look_up
 from postresponse.unit_of_work.members import ERRORS, Call, Calls, Composite, Member, Members
-from postresponse.unit_of_work.prepared import POSTGRESQL, WAY_OUT, Name, check_name
+from postresponse.unit_of_work.prepared import ERA, POSTGRESQL, WAY_OUT, Name, check_name
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
 from postresponse.unit_of_work.statements import sqlstate_of
 
@@ -62,8 +63,8 @@ class _Member(Member):
     def decide(self) -> Name:
         """Return the name of this member's own transaction, which is to decide; begin it if it has not begun."""
         connection = self.session.connection()
-        transaction = connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one()
-        return Name(self.name, self.branch.system, int(transaction))
+        transaction, timeline, _ = connection.exec_driver_sql(f"SELECT pg_current_xact_id()::text, {ERA}").one()
+        return Name(self.name, self.branch.system, int(transaction), timeline=timeline)
 
     def inside(self, call: Callable[[Session], T]) -> Any:
         """Call with the session, or return what can be awaited for it."""
@@ -180,8 +181,12 @@ class _TwoPhaseMembers(Members):
             member.branch.stage = Stage.ENDED  # all that can be done for it here is done
             if fate is Fate.COMMITTED:
                 logger.warning("%s: %s committed all the same", self.route, member.name, exc_info=error)
+            elif fate is Fate.ABORTED:
+                logger.error(
+                    "%s: %s is decided to commit, and somebody rolled it back", self.route, member.name, exc_info=error
+                )
             else:
-                self._say_left(member, "is decided to commit and", error)
+                self._say_left(member, "is decided to commit and, unless its server has lost it,", error)
             return passing if isinstance(error, ERRORS) else error
         member.settled = True
         return None
@@ -247,7 +252,7 @@ def _names(writers: dict[_Member, int]) -> dict[_Member, Name]:
     decider, *others = writers
     if decider.branch.database is not POSTGRESQL:
         raise _decided_early(decider)
-    own = Name(decider.name, decider.branch.system, writers[decider])
+    own = Name(decider.name, decider.branch.system, writers[decider], timeline=decider.branch.timeline)
     names = {decider: own} | {member: own._replace(branch=member.branch.number) for member in others}
     for member, name in names.items():
         if member.branch.name not in (None, name):
@@ -284,7 +289,8 @@ class TwoPhase(Composite):
     member's transaction, and a handler must not end that one by itself.
 
     A commit of the first member that is not answered is looked up. If nobody can tell, the outcome is `unknown`, and
-    all stay prepared until the recovery has found out.
+    all stay prepared until the recovery has found out; or, where the server that decided was lost to a failover or a
+    restore, until you have.
 
     Args:
         members: Two or more `SQLAlchemyUnitOfWork`, or two or more `AsyncSQLAlchemyUnitOfWork`, by name. The first one

@@ -363,6 +363,21 @@ def test_one_that_the_recovery_was_faster_to_commit_is_committed(shop: Shop, sit
 
 
 @postgresql
+def test_one_that_was_rolled_back_by_hand_though_decided_is_an_error_in_the_log(
+    shop: Shop, site: Site, caplog: Captured
+) -> None:
+    def rolled_back(connection: Connection) -> None:
+        (left,) = shop.prepared
+        shop.execute("audit", f"ROLLBACK PREPARED '{left}'")
+
+    site.when("audit", "COMMIT PREPARED", rolled_back)
+    answer = site.post(*BOTH)
+    assert (answer.status, answer.unit, shop.stored) == (201, "committed", [[1], []])
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.getMessage().endswith(" /orders: audit is decided to commit, and somebody rolled it back")
+
+
+@postgresql
 def test_what_is_decided_stays_decided_though_one_cannot_be_reached_any_more(
     shop: Shop, site: Site, caplog: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,7 +388,8 @@ def test_what_is_decided_stays_decided_though_one_cannot_be_reached_any_more(
     (left,) = shop.prepared
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.getMessage().endswith(
-        f"audit is decided to commit and stays prepared as {left}; to end it: postresponse recover orders=URL audit=URL"
+        f"audit is decided to commit and, unless its server has lost it, stays prepared as {left}; to end it: "
+        "postresponse recover orders=URL audit=URL"
     )
     shop.allow("audit")
     told = recover(shop.engines(), older_than=0)
