@@ -35,16 +35,13 @@ from postresponse.unit_of_work.in_doubt import Fate, alook_up, look_up
 from postresponse.unit_of_work.members import ERRORS, Call, Calls, Composite, Member, Members
 from postresponse.unit_of_work.prepared import ERA, POSTGRESQL, WAY_OUT, Name, check_name
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
-from postresponse.unit_of_work.statements import sqlstate_of
+from postresponse.unit_of_work.statements import _GIVEN_UP, sqlstate_of
 
 __all__ = ["TwoPhase"]
 
 T = TypeVar("T")
 
 logger: Final = logging.getLogger("postresponse")
-
-_GIVEN_UP: Final = "25P02"
-"""PostgreSQL's answer to every statement behind one that failed."""
 
 
 class _Member(Member):
