@@ -24,7 +24,7 @@ from typing import Any, Final
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.conf import settings
 from django.core.signals import request_started
-from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from django.db import DEFAULT_DB_ALIAS, Error, connections, transaction
 
 from postresponse.core.current import current
 from postresponse.core.exchange import Exchange
@@ -32,7 +32,7 @@ from postresponse.core.policy import did_you_mean
 from postresponse.exceptions import CommitRefused, ConfigurationError, UnitOfWorkError
 from postresponse.unit_of_work.django_commit import send_commit, ticket_on
 from postresponse.unit_of_work.in_doubt import run
-from postresponse.unit_of_work.statements import gave_up, is_kept, only_reads, worse_of
+from postresponse.unit_of_work.statements import detached, gave_up, is_kept, only_reads, worse_of
 
 __all__ = ["DjangoUnitOfWork"]
 
@@ -52,6 +52,7 @@ class _Unit:
         "_earlier_error",
         "_gave_up",
         "_holds",
+        "_not_begun",
         "_using",
         "_wrote",
         "committed",
@@ -68,6 +69,7 @@ class _Unit:
         self._atomic: Any = None
         self._earlier_error: BaseException | None = None
         self._wrote = False
+        self._not_begun: Exception | None = None
         self._holds = False  # had written, and was still in the transaction behind the last statement
         self._gave_up = False
         self.committed = False
@@ -83,10 +85,26 @@ class _Unit:
             return
         self._due = False
         connection, atomic = connections[self._using], transaction.atomic(self._using)
-        atomic.__enter__()
+        try:
+            atomic.__enter__()
+        except Error as error:
+            self._connection, self._not_begun = connection, error
+            connection.ensure_connection = self._refuse
+            return
         # Django never forgets the error of an earlier request on the same connection.
         self._connection, self._atomic, self._earlier_error = connection, atomic, connection.rollback_exc
         connection.execute_wrappers.append(self._execute)
+
+    def _refuse(self) -> None:
+        """Raise what the transaction could not begin for, in the place of the connection's `ensure_connection`.
+
+        Whatever needs a connection asks for it there: a view's query or `atomic()`, of which Django makes a 500, and
+        not the receiver of a signal, whose error would leave Django and be answered by the server. Nothing is tried
+        anew in the same request, where it would run in no transaction.
+        """
+        assert self._not_begun is not None
+        self.statement_error = worse_of(self.statement_error, self._not_begun)
+        raise detached(self._not_begun)
 
     def _execute(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
         """Run a statement, as Django's execute wrappers do, and remember what it failed with."""
@@ -121,6 +139,8 @@ class _Unit:
 
     def _commit(self) -> None:
         self._flush()
+        if self._not_begun is not None:
+            return
         connection, callbacks = self._connection, []
         if connection.savepoint_ids:
             self._exit()
@@ -139,6 +159,12 @@ class _Unit:
 
     def _flush(self) -> None:
         """Refuse what cannot be committed; Django holds back no statement."""
+        if self._not_begun is not None:
+            if self.statement_error is not None:
+                raise CommitRefused(
+                    f"the transaction on {self._using!r} could not begin, and the error was caught where it was needed"
+                ) from self.statement_error
+            return
         self._check_place()
         self._check_committable(self._connection)
 
@@ -162,9 +188,9 @@ class _Unit:
     def _close(self) -> None:
         """Give the connection back by Django's rules (CONN_MAX_AGE), unless a test's own transaction is around it."""
         self._roll_back()
+        self._stop_watching(self._connection)
         if not self._connection.in_atomic_block:
             self._connection.close_if_unusable_or_obsolete()
-        self._stop_watching(self._connection)
         self._connection = None
 
     def _give_up(self) -> None:
@@ -181,6 +207,9 @@ class _Unit:
             connection.dec_thread_sharing()
 
     def _stop_watching(self, connection: Any) -> None:
+        if self._not_begun is not None:
+            self._not_begun = None
+            vars(connection).pop("ensure_connection", None)
         with suppress(ValueError):
             connection.execute_wrappers.remove(self._execute)
 
@@ -290,7 +319,8 @@ class DjangoUnitOfWork:
 
     For `get_wsgi_application()` and `get_asgi_application()`, with sync and async views. It takes the place of
     ATOMIC_REQUESTS, which may stay on: a view's transaction is then a savepoint in this one, as is each `atomic()` of
-    its own. The connection is opened when the request starts; no statement is sent before the view's first.
+    its own. The connection is opened when the request starts; no statement is sent before the view's first. Where it
+    cannot be opened, the view's first query raises that error, and a request without one is answered as ever.
 
     `transaction.on_commit` callbacks run right after this commit, which in head and buffered mode is before the first
     byte; one that raises is logged and the others run. A transaction that can only be rolled back, because an error of

@@ -2,13 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from django.conf import settings
 from django.core.signals import request_started
-from django.db import DatabaseError, IntegrityError, close_old_connections, connections
+from django.db import IntegrityError, close_old_connections, connections
 from django.http import Http404, HttpResponse
 from django.urls import path
 
@@ -251,17 +250,3 @@ def test_settings_that_are_loaded_later_are_checked_by_the_first_request() -> No
     )
     assert done.stdout.splitlines() == ["204 No Content", "500 Internal Server Error"]
     assert "no database has the alias 'typo'" in done.stderr
-
-
-def test_a_database_that_cannot_be_opened_raises_out_of_django(
-    project: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setitem(
-        connections.settings, "away", {**connections.settings["other"], "NAME": tmp_path / "no" / "such.sqlite3"}
-    )
-    ran: list[object] = []
-    for kind in ("wsgi", "asgi"):
-        with pytest.raises(DatabaseError, match="unable to open"):
-            Site(ran.append, kind, "away").get()
-    assert ran == []
-    del connections["away"]
