@@ -13,8 +13,6 @@ one, so that a request that was cancelled, or raised, is still rolled back on th
 
 import itertools
 import logging
-import os
-import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,6 +30,7 @@ from postresponse.core.policy import did_you_mean
 from postresponse.exceptions import CommitRefused, ConfigurationError, UnitOfWorkError
 from postresponse.unit_of_work.django_commit import send_commit, ticket_on
 from postresponse.unit_of_work.in_doubt import run
+from postresponse.unit_of_work.severing import shut_down
 from postresponse.unit_of_work.statements import detached, gave_up, is_kept, only_reads, worse_of
 
 __all__ = ["DjangoUnitOfWork"]
@@ -134,8 +133,8 @@ class _Unit:
 
     def sever(self) -> None:
         """Shut the connection's socket down under a call that hangs; it then fails, and returns."""
-        with suppress(Exception), socket.socket(fileno=os.dup(self._connection.connection.fileno())) as duplicate:
-            duplicate.shutdown(socket.SHUT_RDWR)
+        with suppress(Exception):
+            shut_down(self._connection.connection)
 
     def _commit(self) -> None:
         self._flush()

@@ -1,6 +1,5 @@
 """COMMIT on one of Django's connections, outside of `atomic()`, and what became of it where the connection is lost."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -9,18 +8,23 @@ from weakref import WeakKeyDictionary
 
 from django.db import DatabaseError, Error, connections
 
-from postresponse.exceptions import CommitInDoubt, CommitRefused
-from postresponse.unit_of_work.in_doubt import Fate, Ticket, ask, foregone, look_up, run, ticket_of, was_refused
+from postresponse.unit_of_work.in_doubt import (
+    Fate,
+    Ticket,
+    ask,
+    foregone,
+    is_answer_of_mysql,
+    judge,
+    look_up,
+    run,
+    ticket_of,
+    was_refused,
+)
 
 __all__ = ["send_commit", "ticket_on"]
 
-logger: Final = logging.getLogger("postresponse")
-
 _memories: Final[WeakKeyDictionary[Any, dict[Any, Any]]] = WeakKeyDictionary()
 """What is kept of each driver's connection: whether its server gives tickets."""
-
-_KILLED: Final = (1053, 1927, 4031)
-"""The server goes down, the connection was killed, or had timed out; as errors of MySQL's and MariaDB's servers."""
 
 
 def ticket_on(connection: Any) -> Ticket | None:
@@ -50,7 +54,7 @@ def send_commit(connection: Any, ticket: Ticket | None) -> None:
             raise
         with suppress(Error):
             connection.close()
-        _judge(_fate_of(ticket, connection.alias), error)
+        judge(_fate_of(ticket, connection.alias), error)
     else:
         with _closed_on_error(connection):
             connection.set_autocommit(True)
@@ -66,14 +70,6 @@ def _closed_on_error(connection: Any) -> Iterator[None]:
             connection.close()
 
 
-def _judge(fate: Fate, error: Exception) -> None:
-    if fate is Fate.UNKNOWN:
-        raise CommitInDoubt("the connection was lost inside COMMIT; nobody knows whether it committed") from error
-    if fate is Fate.ABORTED:
-        raise CommitRefused("the connection was lost inside COMMIT, and the database has rolled back") from error
-    logger.warning("the connection was lost inside COMMIT; the database says that it committed")
-
-
 def _is_answer(connection: Any, error: Exception) -> bool:
     """Whether *error* is the database's answer to COMMIT, and not what comes of a connection that is lost."""
     if not isinstance(error, DatabaseError):
@@ -81,8 +77,7 @@ def _is_answer(connection: Any, error: Exception) -> bool:
     if connection.vendor == "postgresql":
         return was_refused(error.__cause__ or error)
     if connection.vendor == "mysql":  # one of its clients connects anew when asked whether it is usable
-        code = error.args[0] if error.args else None
-        return isinstance(code, int) and not 2000 <= code < 3000 and code not in _KILLED
+        return is_answer_of_mysql(error)
     return bool(connection.is_usable())
 
 

@@ -21,10 +21,23 @@ from typing import Any, Final, NamedTuple
 
 from anyio import sleep
 
+from postresponse.exceptions import CommitInDoubt, CommitRefused
 from postresponse.shielding import time_limit
 from postresponse.unit_of_work.statements import sqlstate_of
 
-__all__ = ["Fate", "Ticket", "alook_up", "ask", "foregone", "look_up", "run", "ticket_of", "was_refused"]
+__all__ = [
+    "Fate",
+    "Ticket",
+    "alook_up",
+    "ask",
+    "foregone",
+    "is_answer_of_mysql",
+    "judge",
+    "look_up",
+    "run",
+    "ticket_of",
+    "was_refused",
+]
 
 logger: Final = logging.getLogger("postresponse")
 
@@ -44,6 +57,11 @@ _ABLE: Final = "postresponse.in_doubt"
 
 # Connection exceptions, a server that goes down, and "statement completion unknown": no answer to a COMMIT.
 _NO_ANSWER: Final = ("08", "57P", "40003")
+
+# The same of MySQL and MariaDB: the server goes down, the connection was killed, or had timed out; besides those that
+# the client makes itself.
+_KILLED: Final = (1053, 1927, 4031)
+_CLIENT: Final = range(2000, 3000)
 
 
 class Fate(enum.Enum):
@@ -103,6 +121,26 @@ def was_refused(error: BaseException) -> bool:
     """
     state = sqlstate_of(error)
     return state is not None and not state.startswith(_NO_ANSWER)
+
+
+def is_answer_of_mysql(error: BaseException) -> bool:
+    """Tell whether *error* is an answer of MySQL's or MariaDB's: that nothing committed."""
+    code = error.args[0] if error.args else None
+    return isinstance(code, int) and code not in _CLIENT and code not in _KILLED
+
+
+def judge(fate: Fate, error: Exception) -> None:
+    """Return if what was lost inside COMMIT has committed all the same.
+
+    Raises:
+        CommitInDoubt: Nobody knows.
+        CommitRefused: It was rolled back.
+    """
+    if fate is Fate.UNKNOWN:
+        raise CommitInDoubt("the connection was lost inside COMMIT; nobody knows whether it committed") from error
+    if fate is Fate.ABORTED:
+        raise CommitRefused("the connection was lost inside COMMIT, and the database has rolled back") from error
+    logger.warning("the connection was lost inside COMMIT; the database says that it committed")
 
 
 def run(connection: Any, statement: str) -> Any:

@@ -5,8 +5,6 @@ request that asks for none costs nothing, at begin and at commit.
 """
 
 import logging
-import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -20,9 +18,10 @@ from sqlalchemy.util import greenlet_spawn
 
 from postresponse.core.current import current_exchange
 from postresponse.core.exchange import Exchange
-from postresponse.exceptions import CommitInDoubt, CommitRefused, ConfigurationError, NoExchange, PartialCommit
+from postresponse.exceptions import CommitRefused, ConfigurationError, NoExchange, PartialCommit
 from postresponse.shielding import time_limit
-from postresponse.unit_of_work.in_doubt import Fate, alook_up, look_up
+from postresponse.unit_of_work.in_doubt import Fate, alook_up, judge, look_up
+from postresponse.unit_of_work.severing import shut_down
 from postresponse.unit_of_work.sqlalchemy_transaction import Transaction, listen, transaction_on
 from postresponse.unit_of_work.statements import worst_of
 
@@ -112,18 +111,15 @@ class _Use:
             each.refused = each.refused or fate is Fate.ABORTED
         known = [(each, fate) for each, fate in known if not each.is_empty] or known
         if any(fate is Fate.UNKNOWN for _, fate in known):
-            raise CommitInDoubt("the connection was lost inside COMMIT; nobody knows whether it committed") from error
-        lost = any(each.lost for each, _ in known)
+            judge(Fate.UNKNOWN, error)
         committed = tuple(repr(each.engine.url) for each, fate in known if fate is Fate.COMMITTED)
         failed = tuple(repr(each.engine.url) for each, fate in known if fate is Fate.ABORTED)
         if committed and failed:
             raise PartialCommit(committed, failed[0], failed[1:]) from error
-        if committed and lost:
-            logger.warning("the connection was lost inside COMMIT; the database says that it committed")
+        if any(each.lost for each, _ in known):
+            judge(Fate.COMMITTED if committed else Fate.ABORTED, error)
         elif committed:
             logger.error("COMMIT succeeded, and what came behind it failed", exc_info=error)
-        elif lost:
-            raise CommitRefused("the connection was lost inside COMMIT, and the database has rolled back") from error
         return bool(committed)
 
 
@@ -233,7 +229,7 @@ class _SyncUnit(_Unit[Session]):
         """Shut the sockets down under a call that hangs; it then fails, and returns."""
         for connection in list(self._use.transactions):
             with suppress(Exception):
-                _shut_down(connection.connection.dbapi_connection)
+                shut_down(connection.connection.dbapi_connection)
 
 
 class _AsyncUnit(_Unit[AsyncSession]):
@@ -274,16 +270,6 @@ class _AsyncUnit(_Unit[AsyncSession]):
     async def invalidate(self) -> None:
         await self.session.invalidate()
         self._closed()
-
-
-def _shut_down(connection: Any) -> None:
-    """Shut down the socket of a driver's connection: psycopg and mysqlclient have `fileno`, PyMySQL its socket."""
-    own = getattr(connection, "_sock", None)
-    if isinstance(own, socket.socket):
-        own.shutdown(socket.SHUT_RDWR)
-        return
-    with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
-        duplicate.shutdown(socket.SHUT_RDWR)
 
 
 class SQLAlchemyUnitOfWork:

@@ -14,7 +14,16 @@ from weakref import WeakSet
 
 from sqlalchemy import Connection, Dialect, Engine, ExceptionContext, event
 
-from postresponse.unit_of_work.in_doubt import Fate, Ticket, ask, foregone, run, ticket_of, was_refused
+from postresponse.unit_of_work.in_doubt import (
+    Fate,
+    Ticket,
+    ask,
+    foregone,
+    is_answer_of_mysql,
+    run,
+    ticket_of,
+    was_refused,
+)
 from postresponse.unit_of_work.statements import gave_up, is_kept, only_reads, worse_of
 
 __all__ = ["Transaction", "listen", "transaction_on"]
@@ -171,9 +180,8 @@ def _is_answer(dialect: Dialect, error: BaseException) -> bool:
         return was_refused(error)
     if name == "sqlite":
         return hasattr(error, "sqlite_errorcode")
-    code = error.args[0] if error.args else None
-    if name in ("mysql", "mariadb"):  # those from 2000 are the client's own; the others say that the server went away
-        return isinstance(code, int) and not 2000 <= code < 3000 and code not in (1053, 1927, 4031)
+    if name in ("mysql", "mariadb"):
+        return is_answer_of_mysql(error)
     return True
 
 
