@@ -7,7 +7,8 @@ import logging
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from postresponse.exceptions import CommitInDoubt, PartialCommit
-from postresponse.unit_of_work.members import Call, Calls, Composite, Member, Members
+from postresponse.unit_of_work.composing import Composite
+from postresponse.unit_of_work.members import Call, Calls, Member, Members
 
 if TYPE_CHECKING:
     from postresponse.unit_of_work.two_phase import TwoPhase

@@ -31,8 +31,9 @@ from sqlalchemy.util import greenlet_spawn
 from postresponse.core.exchange import Exchange
 from postresponse.exceptions import CommitInDoubt, CommitRefused, ConfigurationError, UnitOfWorkError
 from postresponse.unit_of_work.branch import FIRST, Branch, Stage, session_of
+from postresponse.unit_of_work.composing import Composite
 from postresponse.unit_of_work.in_doubt import Fate, alook_up, look_up
-from postresponse.unit_of_work.members import ERRORS, Call, Calls, Composite, Member, Members
+from postresponse.unit_of_work.members import ERRORS, Call, Calls, Member, Members
 from postresponse.unit_of_work.prepared import ERA, POSTGRESQL, WAY_OUT, Name, check_name
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
 from postresponse.unit_of_work.statements import _GIVEN_UP, sqlstate_of
