@@ -1,11 +1,14 @@
 """Options and marks for all tests: long proofs in three lengths, and services that may be missing."""
 
+import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import pytest
 
+from tests.log_lines import Reader
 from tests.services import PROBES
 
 Length = Literal["off", "short", "full"]
@@ -48,6 +51,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if os.environ.get("POSTRESPONSE_REQUIRE_SERVICES") == "1":
                 pytest.fail(reason, pytrace=False)
             pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _log_lines() -> Iterator[None]:
+    """Hold each line of the log against the table of those that there are."""
+    reader, logger = Reader(), logging.getLogger("postresponse")
+    logger.addHandler(reader)
+    yield
+    logger.removeHandler(reader)
+    assert reader.strange == []
 
 
 @pytest.fixture(scope="session")

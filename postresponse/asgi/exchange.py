@@ -633,7 +633,7 @@ class ASGIExchange(Exchange):
         if action is not Action.SWALLOW or not isinstance(error, Exception):
             return False
         if not isinstance(error, ResponseReplaced) and not isinstance(error.__context__, ResponseReplaced):
-            logger.error("the application raised after its response was replaced", exc_info=error)
+            logger.error("%s: the application raised after its response was replaced", self.route, exc_info=error)
         return True
 
     def _look_back(self) -> None:

@@ -1,0 +1,102 @@
+"""Every line that the package may write to its log: what it says, how loud, and whether it has the traceback.
+
+A handler holds each line of each test against this table, so that one that names nothing, or has lost its traceback, is
+a failure of the test that caused it.
+"""
+
+import logging
+import re
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["LINES", "Line", "Reader"]
+
+ROUTE: Final = r"(?:[A-Z]+ .*?|a finished request)"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One kind of line.
+
+    Attributes:
+        level: As logging has it.
+        pattern: The whole message.
+        traceback: Whether it has one.
+    """
+
+    level: int
+    pattern: str
+    traceback: bool = False
+
+    def is_of(self, record: logging.LogRecord) -> bool:
+        """Whether *record* is such a line."""
+        has_traceback = record.exc_info is not None and record.exc_info[1] is not None
+        says = re.fullmatch(self.pattern, record.getMessage(), re.DOTALL) is not None
+        return says and record.levelno == self.level and has_traceback is self.traceback
+
+
+STAGES: Final = "after_commit|after_rollback|on_finished"
+NAME: Final = r"[a-z_]\S*"  # of a unit of work that is one of several
+ENDED: Final = "could not (?:commit|roll back|close|begin|roll back its late use|close after its late use)"
+LOST: Final = "the connection was lost inside COMMIT"
+
+LINES: Final = (
+    # core
+    Line(logging.DEBUG, rf"{ROUTE}: rolled back, status (?:\d+|None)"),
+    Line(logging.DEBUG, rf"{ROUTE}: doomed: .+"),
+    Line(logging.INFO, rf"{ROUTE}: streams, so its unit of work commits at the head and not buffered"),
+    Line(logging.INFO, rf"{ROUTE}: attempt \d+ failed and is run again"),
+    Line(logging.WARNING, rf"{ROUTE}: late write: the unit of work was changed after it had ended; .+"),
+    Line(logging.WARNING, "a Retry of a middleware that is not the outermost one has no effect; give it to that one"),
+    Line(logging.ERROR, rf"{ROUTE}: the unit of work {ENDED}", traceback=True),
+    Line(logging.ERROR, rf"{ROUTE}: its connection could not be given up", traceback=True),
+    Line(logging.ERROR, rf"{ROUTE}: (?:an on_start hook|commit_if) failed", traceback=True),
+    Line(logging.ERROR, rf"{ROUTE}: its (?:held body is too large|body has no end)", traceback=True),
+    Line(logging.ERROR, rf"{ROUTE}: it failed, and is not run again", traceback=True),
+    Line(logging.ERROR, rf"{ROUTE}: Retry\.on failed, and the request is not run again", traceback=True),
+    Line(logging.ERROR, rf"{ROUTE}: the (?:{STAGES}) hook [^ ].* failed", traceback=True),
+    Line(logging.ERROR, rf"{ROUTE}: (?!None).+ failed", traceback=True),  # a callback, by its repr
+    # adapters
+    Line(logging.ERROR, rf"{ROUTE}: error_response failed; the default answers", traceback=True),
+    Line(logging.ERROR, rf"{ROUTE}: the application raised after its response was replaced", traceback=True),
+    Line(logging.ERROR, rf"{ROUTE}: a body that is discarded could not be closed", traceback=True),
+    Line(logging.INFO, r"the application does not know lifespan, which is answered in its place: \w+\(.*\)"),
+    # clean-up
+    Line(logging.ERROR, r"<.+ takes longer than [\d.]+ s; its connection is severed"),
+    Line(logging.ERROR, "a connection could not be severed", traceback=True),
+    # units of work
+    Line(logging.WARNING, rf"{LOST}; the database says that it committed"),
+    Line(logging.ERROR, "COMMIT succeeded, and what came behind it failed", traceback=True),
+    Line(logging.DEBUG, "a transaction in doubt could not be looked up", traceback=True),
+    Line(logging.ERROR, "the on_commit callback .+ failed", traceback=True),
+    Line(logging.ERROR, rf"{ROUTE}: {NAME} could not .+", traceback=True),
+    Line(logging.ERROR, rf"{ROUTE}: the connection of {NAME} could not be given up", traceback=True),
+    Line(logging.ERROR, rf"{ROUTE}: interrupted half-way: .+"),
+    Line(logging.WARNING, rf"{ROUTE}: {NAME} committed all the same", traceback=True),
+    Line(logging.ERROR, rf"{ROUTE}: {NAME} is decided to commit, and somebody rolled it back", traceback=True),
+    Line(logging.ERROR, rf"{ROUTE}: {NAME} .+ stays prepared as .+; to end it: .+", traceback=True),
+    Line(logging.ERROR, rf"{ROUTE}: {NAME} .+ stays prepared as .+; to end it: .+"),
+    # integrations
+    Line(logging.ERROR, rf"{ROUTE}: an exception handler failed", traceback=True),
+)
+
+
+class Reader(logging.Handler):
+    """Keeps the lines that are of no kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strange: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Read one line."""
+        if record.name != "postresponse":
+            return
+        try:
+            known = any(line.is_of(record) for line in LINES)
+            said = record.getMessage()
+        except (TypeError, ValueError) as error:
+            known, said = False, f"{record.msg!r} with {record.args!r}: {error}"
+        if not known:
+            traceback = "a" if record.exc_info else "no"
+            self.strange.append(f"{record.levelname}, with {traceback} traceback: {said}")
