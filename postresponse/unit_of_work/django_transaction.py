@@ -226,6 +226,11 @@ class Unit:
             error = connection.rollback_exc
             if error is self._earlier_error:
                 error = self.statement_error if given_up else None
+            if self._gave_up:  # no savepoint would have helped
+                raise CommitRefused(
+                    f"the database has rolled the transaction on {self._using!r} back at an error that was caught; let "
+                    "the error out, so that the request can be run again, or call doom() to roll back on purpose"
+                ) from error
             raise CommitRefused(
                 f"the transaction on {self._using!r} can only be rolled back: an error of the database was caught "
                 "inside it, or set_rollback(True) was called. Let the error out, put transaction.atomic() around the "

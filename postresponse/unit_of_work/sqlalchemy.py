@@ -40,6 +40,13 @@ _SWALLOWED: Final = (
 )
 
 
+# No savepoint is left to go back to.
+_ROLLED_BACK: Final = (
+    "a statement failed, its error was swallowed, and the database has rolled back all that came before it; let the "
+    "error through, so that the request can be run again, or roll back on purpose with doom()"
+)
+
+
 class _Use:
     """What one session did since it was made or closed: seen by SQLAlchemy's events, with no reference back to it."""
 
@@ -136,7 +143,7 @@ def _check(suspects: list[tuple[Connection, Transaction]]) -> None:
             except SQLAlchemyError:
                 raise CommitRefused(_SWALLOWED) from transaction.error
         elif transaction.gave_up:
-            raise CommitRefused(_SWALLOWED) from transaction.error
+            raise CommitRefused(_ROLLED_BACK) from transaction.error
 
 
 class _Unit(Generic[S]):

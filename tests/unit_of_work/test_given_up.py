@@ -217,6 +217,7 @@ def test_a_transaction_that_mariadb_rolled_back_is_not_committed_from_there_on(
     assert shop.outcome is not None
     refused = shop.outcome.exception
     assert isinstance(refused, CommitRefused)
+    assert "run again" in str(refused)
     assert str(code) in str(refused.__cause__)
     assert shop.placed == []
 
