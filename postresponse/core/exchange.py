@@ -519,7 +519,7 @@ class Exchange:
         """Tell how it ended; called once, when the state is `OVER`."""
         taken = self._body_sent is not None
         missing = self._declared is not None and not self._needs_no_body and self._bytes < self._declared
-        missing = missing and self._counted
+        missing = missing and self._counted and self._tallied
         ending = ending_of(
             taken=taken,
             raised=self._raised and not taken,

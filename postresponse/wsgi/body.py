@@ -60,7 +60,7 @@ class Body:
         if iterator is None:
             if exchange is None:
                 return iter(())
-            if exchange._declared is None and exchange._passes_through and type(self._source) in _PLAIN:
+            if exchange._passes_through and type(self._source) in _PLAIN:
                 exchange._tallied = False
                 iterator = itertools.chain(self._chunks, _Mark(self))
             else:

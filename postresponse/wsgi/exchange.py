@@ -82,8 +82,7 @@ class WSGIExchange(Exchange):
             self._give_head(status, headers, exc_info)
             return None if self._server_write is None else self.write
         if self._state <= DECIDED and self._moves is not OBSERVED:
-            check_headers((("status", status),))
-            check_headers(headers)
+            check_headers([("status", status), *headers])
         again = exc_info is not None and self._state is not PENDING
         action = self._advance(Event.RESTART if again else Event.START)
         if action is Action.FORWARD:
@@ -96,7 +95,8 @@ class WSGIExchange(Exchange):
             raise self._stopped()
         self._take_head(status, headers)
         if action is HOLD:
-            self._streams(never_ends(_content_type(headers)))
+            if self._moves is BUFFERED:
+                self._streams(never_ends(_content_type(headers)))
             return self.write
         self._release(exc_info=exc_info)
         # Some servers have no `write`, and the application is told so.
@@ -133,7 +133,7 @@ class WSGIExchange(Exchange):
         """Take what the application returned, and return what the server gets."""
         if type(body) is list:
             if self._state is SENDING and self._held is None:
-                return SizedBody(self, body, body, len(body))
+                return self._passed_list(body)
         elif not self._is_file(body):
             _check_body(body)
         self._inner = body
@@ -162,7 +162,9 @@ class WSGIExchange(Exchange):
     def _decided_body(self, body: Any) -> Iterable[bytes]:
         """Bring the response to its decision inside the call, and return what follows its head."""
         if isinstance(body, (list, tuple)) and self._moves is AT_HEAD:
-            return self._passed(body, body) if self._reach(BODY if any(body) else FINAL) else self._replaced()
+            if not self._reach(BODY if any(body) else FINAL):
+                return self._replaced()
+            return self._passed_list(body) if type(body) is list and self._held is None else self._passed(body, body)
         if self._is_file(body):
             return self._passed(body, body) if self._reach(FINAL) else self._replaced()
         chunks = iter(body)
@@ -248,8 +250,10 @@ class WSGIExchange(Exchange):
 
     @property
     def _passes_through(self) -> bool:
-        """Whether nothing of the body was written or held before, which is counted."""
-        return self._held is None and not self._bytes
+        """Whether the bytes need not be counted: they are held against Content-Length for whoever asks how it ended."""
+        if self._held is not None or self._bytes:  # what was written or held before is counted
+            return False
+        return self._declared is None or (self._unheard and (self._unit is None or self._unit_ended))
 
     def _with_length(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """Add Content-Length to a body that is held whole, unless it needs none or is a file."""
@@ -271,6 +275,14 @@ class WSGIExchange(Exchange):
         if self._is_file(body):
             return self._watched_file(body)
         return body_of(self, body, rest, len(body) if rest is body and hasattr(body, "__len__") else None)
+
+    def _passed_list(self, body: list[bytes]) -> Iterable[bytes]:
+        """Return the application's own list where nothing is to be done behind it, and nobody asks how it ends."""
+        if (self._unit is None or self._unit_ended) and self._has_nothing_left():
+            self._state = OVER
+            self._let_go()
+            return body
+        return SizedBody(self, body, body, len(body))
 
     def _is_file(self, body: Any) -> bool:
         wrapper = self._scope.get("wsgi.file_wrapper")
@@ -332,7 +344,7 @@ class WSGIExchange(Exchange):
     # -- the unit of work ---------------------------------------------------------------------------------------
 
     def _open(self) -> bool:
-        if self._pause is not None:
+        if self._settings.retries and self._pause is not None:
             time.sleep(self._pause.pause(self._attempt - 1, random.random()))
         rest = open_at_once(self, _run)
         refused = None if rest is None else self._perform(rest)
@@ -459,13 +471,17 @@ class WSGIExchange(Exchange):
             if not self._has_nothing_left():
                 self._perform(finish(self))
         finally:
-            if current.get() is self:
-                current.set(None)
             if self._held is not None:
                 self._held.close()
-            # What would keep this exchange alive: the server's environ, and a traceback.
-            self._scope.pop(KEY, None)
-            self._scope = self._exception = self._failure = None
+            self._exception = self._failure = None
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Take this exchange out of what would keep it alive: the context, and the server's environ."""
+        if current.get() is self:
+            current.set(None)
+        self._scope.pop(KEY, None)
+        self._scope = None
 
 
 def _run(call: Callable[[], Any], unit: object, limit: float | None) -> None:
