@@ -8,21 +8,29 @@ import gc
 import logging
 import os
 import tempfile
+import threading
+import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from trio.testing import MockClock
 
 from postresponse import CommitPolicy, Outcome, commit_policy, current_exchange
-from postresponse.asgi import PostResponseMiddleware
+from postresponse.asgi import PostResponseMiddleware, messages
+from postresponse.asgi.messages import PIECES, items_of
+from postresponse.asgi.performing import at_once, run_at_once
 from postresponse.core.exchange import KEY, Failure
 from postresponse.core.lifecycle import Ending, UnitState
+from postresponse.core.units import Manner
 from postresponse.error_response import ErrorResponse
-from postresponse.exceptions import NoExchange, ResponseStarted
-from tests.fakes import BODY, START, ConnectionLost, FakeUnits, StrictASGIServer
+from postresponse.exceptions import InvalidHeader, NoExchange, ResponseStarted
+from postresponse.held import HeldBody
+from tests.fakes import BODY, START, ConnectionLost, FakeUnit, FakeUnits, StrictASGIServer
 
 pytestmark = pytest.mark.anyio
 
@@ -116,6 +124,7 @@ async def test_lifespan_is_passed_on_to_an_application_that_knows_it() -> None:
     told: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope == {"type": "lifespan"}
         for _ in range(2):
             message = await receive()
             told.append(message["type"])
@@ -128,7 +137,9 @@ async def test_lifespan_is_passed_on_to_an_application_that_knows_it() -> None:
     assert told == ["lifespan.startup", "lifespan.shutdown"]
 
 
-async def test_lifespan_is_answered_where_the_application_does_not() -> None:
+async def test_lifespan_is_answered_where_the_application_does_not(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "postresponse")
+
     async def refuses(scope: Any, receive: Any, send: Any) -> None:
         assert scope["type"] == "http"
 
@@ -143,6 +154,7 @@ async def test_lifespan_is_answered_where_the_application_does_not() -> None:
             {"type": "lifespan.startup.complete"},
             {"type": "lifespan.shutdown.complete"},
         ]
+    assert "is answered in its place: AssertionError(" in caplog.text
     with pytest.raises(RuntimeError, match="its own"):
         await _lifespan(fails)
 
@@ -283,6 +295,24 @@ async def test_a_stream_that_was_replaced_is_stopped(caplog: pytest.LogCaptureFi
     assert "raised after its response was replaced" not in caplog.text
 
 
+async def test_nothing_that_the_application_says_gets_between_the_parts_of_the_error_response() -> None:
+    replacing, said = anyio.Event(), anyio.Event()
+
+    async def error_response(failure: Failure) -> None:
+        replacing.set()
+        await said.wait()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(answer(b"secret"), scope, receive, send)
+            await replacing.wait()
+            await send({"type": "http.response.push", "path": "/style.css"})
+            said.set()
+
+    site = Site(app, fails={"commit": ValueError()}, error_response=error_response)
+    assert kinds(await site.get(extensions=["http.response.push"])) == ["start", "body"]
+
+
 async def test_what_the_application_raises_behind_a_replaced_response_is_logged_only(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -297,6 +327,34 @@ async def test_what_the_application_raises_behind_a_replaced_response_is_logged_
 
 
 # -- held bodies ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_last_bytes_that_are_held_leave_with_the_end() -> None:
+    server = await Site(answer(b"a", b"b", b""), "buffered").get()
+    assert server.messages[1:] == [
+        {"type": BODY, "body": b"a", "more_body": True},
+        {"type": BODY, "body": b"b", "more_body": False},
+    ]
+
+
+@pytest.mark.parametrize(("max_memory", "on_the_loop"), [(1, False), (1 << 30, True)])
+async def test_a_file_is_read_on_threads_and_only_a_little_ahead(max_memory: int, on_the_loop: bool) -> None:
+    readers: list[int] = []
+
+    class Held(HeldBody):
+        def take(self) -> Iterator[Any]:
+            for item in super().take():
+                readers.append(threading.get_ident())
+                yield item
+
+    held = Held(max_memory)
+    for _ in range(20):
+        if held.append(b"x" * 128 * 1024):
+            held.spill()
+    async with aclosing(items_of(held)) as items:
+        assert await anext(items)
+        assert len(readers) <= PIECES
+        assert [reader == threading.get_ident() for reader in readers] == [on_the_loop] * len(readers)
 
 
 async def test_a_large_body_is_held_in_a_file_and_arrives_whole() -> None:
@@ -389,13 +447,17 @@ async def test_stream_if_decides_by_status_and_headers() -> None:
 # -- 13: what ends a response -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("hooked", [False, True])
 @pytest.mark.parametrize("commit", MODES)
-async def test_trailers_end_a_response_that_announced_them(commit: str) -> None:
+async def test_trailers_end_a_response_that_announced_them(commit: str, hooked: bool) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        if hooked:
+            current_exchange().on_start(lambda exchange: None)
         await send({"type": START, "status": 200, "trailers": True})
         await send({"type": BODY, "body": b"x"})
         assert current_exchange().state != "sent"
         await send({"type": "http.response.trailers", "headers": [], "more_trailers": True})
+        assert current_exchange().state != "sent"
         await send({"type": "http.response.trailers", "headers": []})
         assert current_exchange().state == "sent"
 
@@ -416,32 +478,55 @@ async def test_a_path_to_send_ends_a_response_and_is_held_as_a_message(commit: s
     assert (site.outcome.ending, site.outcome.bytes_sent) == ("handed_over", None)
 
 
-@pytest.mark.parametrize("commit", MODES)
-async def test_a_descriptor_to_send_may_be_closed_by_the_application_meanwhile(commit: str) -> None:
-    read: list[bytes] = []
+class ZeroCopyServer(StrictASGIServer):
+    """Reads what it is told to send from a descriptor."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[bytes] = []
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.zerocopysend":
+            file = message["file"]
+            self.read.append(os.pread(file if isinstance(file, int) else file.fileno(), 100, 0))
+            message = {"type": BODY, "more_body": message.get("more_body", False)}
+        await super().send(message)
+
+
+@pytest.mark.parametrize("as_number", [False, True])
+@pytest.mark.parametrize("commit", MODES)
+async def test_a_descriptor_to_send_may_be_closed_by_the_application_meanwhile(commit: str, as_number: bool) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": START, "status": 200})
         with tempfile.TemporaryFile() as file:
             file.write(b"contents")
             file.flush()
-            await send({"type": "http.response.zerocopysend", "file": file, "offset": 0, "more_body": True})
+            given = file.fileno() if as_number else file
+            await send({"type": "http.response.zerocopysend", "file": given, "offset": 0, "more_body": True})
+        assert current_exchange().state == ("decided" if commit == "buffered" else "sending")
         with tempfile.TemporaryFile() as file:
-            await send({"type": "http.response.zerocopysend", "file": file, "more_body": False})
+            await send({"type": "http.response.zerocopysend", "file": file})
+        assert current_exchange().state == "sent"
 
-    class Server(StrictASGIServer):
-        async def send(self, message: Any) -> None:
-            if message["type"] == "http.response.zerocopysend":
-                read.append(os.pread(message["file"].fileno(), 100, 0))
-                if not message["more_body"]:
-                    await super().send({"type": BODY})
-            else:
-                await super().send(message)
-
-    site = Site(app, commit)
-    await site.get(server=Server())
-    assert read == [b"contents", b""]
+    site, server = Site(app, commit), ZeroCopyServer()
+    await site.get(server=server)
+    assert server.read == [b"contents", b""]
     assert (site.outcome.ending, site.outcome.bytes_sent) == ("handed_over", None)
+
+
+@pytest.mark.parametrize("commit", MODES)
+async def test_trailers_end_a_response_that_is_sent_from_a_descriptor(commit: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200, "trailers": True})
+        with tempfile.TemporaryFile() as file:
+            await send({"type": "http.response.zerocopysend", "file": file})
+        assert current_exchange().state != "sent"
+        await send({"type": "http.response.trailers", "headers": []})
+
+    site, server = Site(app, commit), ZeroCopyServer()
+    await site.get(server=server)
+    assert kinds(server) == ["start", "body", "trailers"]
+    assert site.outcome.ending is Ending.HANDED_OVER
 
 
 # -- 14, 15: seeing the client leave ----------------------------------------------------------------------------------
@@ -519,6 +604,37 @@ async def test_what_is_read_besides_reaches_the_application() -> None:
 
     await Site(app).get(method="POST", body=(b"1", b"2", b"3"))
     assert got == [b"1", b"2", b"3"]
+
+
+async def test_a_client_that_leaves_with_all_of_content_length_has_not_aborted_it() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": BODY, "body": b"ab", "more_body": True})
+        server.leave()
+        for _ in range(4):
+            await checkpoint()
+        await send({"type": BODY})
+
+    site, server = Site(app), StrictASGIServer()
+    await site.get(server=server)
+    assert site.outcome.ending is Ending.HANDED_OVER
+
+
+async def test_who_asks_in_the_middle_of_a_stream_is_told_that_the_client_left() -> None:
+    outcomes: list[Outcome] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200})
+        await send({"type": BODY, "body": b"a", "more_body": True})
+        current_exchange().on_finished(outcomes.append)
+        server.leave()
+        for _ in range(4):
+            await checkpoint()
+        await send({"type": BODY})
+
+    server = StrictASGIServer()
+    await server.run(PostResponseMiddleware(app))
+    assert [outcome.ending for outcome in outcomes] == [Ending.ABORTED]
 
 
 async def test_a_head_request_is_never_aborted_by_its_disconnect() -> None:
@@ -761,6 +877,19 @@ async def test_a_start_hook_changes_status_and_headers(commit: str) -> None:
     assert server.status == site.outcome.status == 202
     assert dict(server.headers)[b"x-seen"] == b"yes"
     assert dict(server.headers)[b"x-app"] == b"1"
+    assert site.outcome.ending is Ending.HANDED_OVER
+    moments = site.outcome.moments
+    assert moments.decided is not None
+    assert moments.began <= moments.decided <= moments.ended
+
+
+async def test_a_head_without_headers_can_be_given_some() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        current_exchange().on_start(lambda exchange: exchange.headers.append(("x-seen", "caf\xe9")))
+        await send({"type": START, "status": 200})
+        await send({"type": BODY})
+
+    assert (await Site(app).get()).headers == [(b"x-seen", b"caf\xe9")]
 
 
 @pytest.mark.parametrize("commit", [*MODES, "observe"])
@@ -898,6 +1027,7 @@ async def test_fewer_bytes_than_content_length_are_incomplete() -> None:
     assert site.outcome.ending is Ending.HANDED_OVER
 
 
+@pytest.mark.parametrize("anyio_backend", [("trio", {"clock": MockClock(autojump_threshold=0)})], ids=["trio"])
 async def test_over_http_2_a_send_that_never_returns_ends_with_the_client() -> None:
     class Server(StrictASGIServer):
         async def send(self, message: Any) -> None:
@@ -906,9 +1036,10 @@ async def test_over_http_2_a_send_that_never_returns_ends_with_the_client() -> N
                 await anyio.sleep_forever()
             await super().send(message)
 
-    site = Site(answer(b"a", b"stuck", b"c"))
+    site, began = Site(answer(b"a", b"stuck", b"c")), anyio.current_time()
     await site.get(server=Server(http_version="2"))
     assert site.outcome.ending is Ending.ABORTED
+    assert anyio.current_time() == began  # at once
 
 
 async def test_over_http_2_a_last_send_gets_a_little_longer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -968,6 +1099,52 @@ async def test_a_unit_of_work_inside_an_observing_middleware_is_not_lost(commit:
     assert (await site.get()).status == 500
 
 
+async def test_an_application_behind_two_of_them_reads_its_body() -> None:
+    read: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        read.append((await receive())["body"])
+        await answer(b"ok")(scope, receive, send)
+
+    units = FakeUnits(is_async=True)
+    await Site(PostResponseMiddleware(app, unit_of_work=units), observe=True).get(method="POST", body=(b"item=tea",))
+    await Site(PostResponseMiddleware(app)).get(method="POST", body=(b"item=tea",))
+    assert read == [b"item=tea"] * 2
+
+
+@pytest.mark.parametrize("given_to", ["outer", "inner", "both"])
+async def test_of_two_of_them_the_inner_ones_callbacks_hear_of_failures_else_the_outer_ones(given_to: str) -> None:
+    heard: list[str] = []
+
+    def callbacks(name: str) -> dict[str, Any]:
+        def error_response(failure: Failure) -> ErrorResponse:
+            heard.append(f"error_response {name}")
+            return ErrorResponse(409, (), b"conflict")
+
+        return {
+            "error_response": error_response,
+            "on_commit_failed": lambda failure: heard.append(f"on_commit_failed {name}"),
+            "on_error": lambda failure: heard.append(f"on_error {name}"),
+        }
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        current_exchange().after_rollback(lambda: 1 / 0)
+        await answer(b"ok")(scope, receive, send)
+
+    units = FakeUnits({"commit": ValueError()}, is_async=True)
+    inner = PostResponseMiddleware(app, unit_of_work=units, **callbacks("inner") if given_to != "outer" else {})
+    site = Site(inner, observe=True, **callbacks("outer") if given_to != "inner" else {})
+    assert (await site.get()).status == 409
+    name = "outer" if given_to == "outer" else "inner"
+    assert heard == [f"on_error {name}", f"on_commit_failed {name}", f"error_response {name}"]
+
+
+async def test_where_nobody_wants_the_outcome_two_of_them_send_what_the_application_sends() -> None:
+    inner = PostResponseMiddleware(answer(b"x" * 70_000), unit_of_work=FakeUnits(is_async=True))
+    server = await StrictASGIServer().run(PostResponseMiddleware(inner))
+    assert [len(message.get("body", b"")) for message in server.messages] == [0, 70_000]
+
+
 async def test_the_exchange_is_gone_after_the_request() -> None:
     site = Site(answer(b"ok"))
     await site.get()
@@ -997,6 +1174,35 @@ async def test_a_request_leaves_its_exchange_to_no_collector(commit: str, parts:
 
 
 # -- headers as the application wrote them ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sign", [b"\r", b"\n", b"\0"])
+@pytest.mark.parametrize("commit", ["head", "buffered"])
+async def test_a_character_that_forges_another_header_is_refused_before_the_commit(commit: str, sign: bytes) -> None:
+    site = Site(answer(b"ok", headers=[(b"x-note", b"a" + sign + b"b")]), commit)
+    with pytest.raises(InvalidHeader, match="holds CR, LF or NUL"):
+        await StrictASGIServer().run(site.app)
+    assert site.units.log == ["begin", "rollback", "close"]
+
+
+def test_the_type_of_the_body_says_that_it_never_ends_and_nothing_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "_good", {})
+
+    def is_endless(name: bytes, value: bytes) -> list[bool]:
+        return [messages.look_at_head({"status": 200, "headers": [(name, value)]})[1] for _ in range(2)]
+
+    assert is_endless(b"Content-Type", b"text/event-stream") == [True, True]
+    assert is_endless(b"content-type", b"text/plain") == [False, False]
+    assert is_endless(b"x-type", b"text/event-stream") == [False, False]
+
+
+def test_headers_that_are_all_different_take_no_more_and_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: dict[Any, bool] = {}
+    monkeypatch.setattr(messages, "_good", known)
+    messages.look_at_head({"status": 200, "headers": [(b"set-cookie", b"x" * 5000)]})
+    assert known == {}
+    messages.look_at_head({"status": 200, "headers": [(b"etag", str(number).encode()) for number in range(3000)]})
+    assert len(known) <= 1024
 
 
 @pytest.mark.parametrize("commit", ["head", "buffered"])
@@ -1136,3 +1342,43 @@ async def test_drained_is_true_only_where_a_transport_shows_it() -> None:
     assert site.outcomes.pop().drained is None
     await site.get()
     assert site.outcome.drained is None
+
+
+# -- units of work that block, or say that they never do --------------------------------------------------------------
+
+
+async def test_late_use_of_a_unit_of_work_that_blocks_is_ended_on_a_thread() -> None:
+    ended_on: list[int] = []
+
+    class Unit(FakeUnit):
+        touched = changed = False
+
+        def rollback(self) -> None:
+            ended_on.append(threading.get_ident())
+
+        def close(self) -> None:
+            ended_on.append(threading.get_ident())
+            self.touched = False
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await answer(b"ok")(scope, receive, send)
+        unit.touched = True
+
+    unit = Unit({})
+    await StrictASGIServer().run(PostResponseMiddleware(app, unit_of_work=lambda exchange: unit))
+    assert len(ended_on) == 2
+    assert threading.get_ident() not in ended_on
+
+
+def test_what_waits_where_nothing_was_to_wait_is_an_error_and_no_silence() -> None:
+    async def waits() -> None:
+        await checkpoint_of_its_own()
+
+    @types.coroutine
+    def checkpoint_of_its_own() -> Generator[None]:
+        yield
+
+    with pytest.raises(AssertionError, match="waits, and its code has no await"):
+        run_at_once(waits, object(), None)
+    with pytest.raises(AssertionError, match="waits, and its code has no await"):
+        at_once(step for step in [(waits, (), Manner.AT_ONCE, None)])

@@ -121,6 +121,7 @@ def test_a_conflict_is_run_again_with_the_same_body(site: Site, at: Point, stage
     assert len(one.units.made) == 3
     (outcome,) = one.outcomes
     assert (outcome.attempt, outcome.unit_of_work, outcome.ending) == (3, UnitState.COMMITTED, Ending.HANDED_OVER)
+    assert outcome.moments.began <= outcome.moments.ended
     ends = [unit.log[1:] for unit in one.units.made]
     first = ["commit!", "rollback", "close"] if stage == "commit" else ["rollback", "close"]
     assert ends == [first, first, ["commit", "close"]]
@@ -183,6 +184,61 @@ def test_what_counts_as_a_reason_is_for_the_policy_to_say(site: Site) -> None:
     assert site(echo, units, commit=retry(on=lambda error: isinstance(error, Stale))).post()[0] == 503
 
 
+class Plain:
+    """A unit of work that has nothing but what one needs, none of which waits."""
+
+    active = True
+
+    def __init__(self, log: list[str], error: Exception | None) -> None:
+        self.log, self.error = log, error
+
+    def begin(self) -> None:
+        self.log.append("begin")
+
+    def commit(self) -> None:
+        self.log.append("commit")
+        if self.error is not None:
+            raise self.error
+
+    def rollback(self) -> None:
+        self.log.append("rollback")
+
+    def close(self) -> None:
+        self.log.append("close")
+
+
+class AsyncPlain(Plain):
+    async def begin(self) -> None:  # type: ignore[override]
+        super().begin()
+
+    async def commit(self) -> None:  # type: ignore[override]
+        super().commit()
+
+    async def rollback(self) -> None:  # type: ignore[override]
+        super().rollback()
+
+    async def close(self) -> None:  # type: ignore[override]
+        super().close()
+
+
+@sites
+def test_a_unit_of_work_of_the_plainest_kind_is_run_again(site: Site) -> None:
+    made: list[Any] = []
+
+    def unit_of_work(exchange: object) -> Any:
+        error = None if made else Conflict()
+        made.append((AsyncPlain if site.is_async else Plain)([], error))
+        return made[-1]
+
+    units: Any = unit_of_work
+    if site is ASGISite:
+        units = FakeUnits()
+        units.__class__ = type("Factory", (FakeUnits,), {"__call__": lambda self, exchange: unit_of_work(exchange)})
+    one = site(echo, units, commit=retry())
+    assert one.post(b"x") == (201, b"x")
+    assert [unit.log for unit in made] == [["begin", "commit", "rollback", "close"], ["begin", "commit", "close"]]
+
+
 # -- what is not ------------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +251,38 @@ def test_a_failure_that_does_not_pass_is_not_run_again(site: Site, at: Point, er
     error.__cause__ = None if isinstance(error, ValueError) else Conflict()
     one = site(echo, FakeUnits({"commit": error}), commit=retry(at))
     assert one.post()[0] == (503 if isinstance(error, CommitInDoubt) else 500)
+    assert len(one.units.made) == 1
+
+
+@sites
+def test_what_committed_all_the_same_is_not_run_again(site: Site) -> None:
+    class Units(FakeUnits):
+        def __call__(self, exchange: object) -> Any:
+            unit = super().__call__(exchange)
+            unit.committed = True  # one of several databases, as a unit of work over them tells it
+            return unit
+
+    one = site(echo, Units({"commit": Conflict()}), commit=retry())
+    assert one.post()[0] == 503
+    assert len(one.units.made) == 1
+
+
+@sites
+def test_what_ends_a_process_is_not_run_again(site: Site) -> None:
+    def view(body: bytes) -> tuple[int, bytes]:
+        raise SystemExit(3)
+
+    one = site(view, FakeUnits(), commit=retry(on=lambda error: True))
+    with pytest.raises(SystemExit):
+        one.post()
+    assert [unit.log for unit in one.units.made] == [["begin", "rollback", "close"]]
+    assert [(outcome.attempt, outcome.ending) for outcome in one.outcomes] == [(1, Ending.FAILED)]
+
+
+@sites
+def test_a_request_that_is_tried_once_is_not_run_again(site: Site) -> None:
+    one = site(echo, FakeUnits({"commit": Conflict()}), commit=retry(attempts=1))
+    assert one.post()[0] == 503
     assert len(one.units.made) == 1
 
 

@@ -64,6 +64,38 @@ async def test_a_request_body_is_not_read_ahead_of_the_application(server: Serve
     await settle()
 
 
+@pytest.mark.parametrize("read", [False, True])
+async def test_what_was_read_is_given_from_its_start_and_a_client_that_left_stays_away(
+    server: Server, read: bool
+) -> None:
+    told: list[str] = []
+    watch = Watch(server.receive, lambda: told.append("the first attempt"), record=100)
+    server.send.send_nowait({"type": "http.request", "body": b"all", "more_body": False})
+    server.send.send_nowait({"type": "http.disconnect"})
+    await settle()
+    if read:
+        assert (await watch.receive())["body"] == b"all"
+    watch.replay(lambda: told.append("the second one"))
+    assert told == ["the first attempt", "the second one"]
+    kinds = [(await watch.receive())["type"] for _ in range(3)]
+    assert kinds == ["http.request", "http.disconnect", "http.disconnect"]
+    watch.stop()
+
+
+async def test_another_attempt_is_not_told_of_a_client_that_is_there(server: Server) -> None:
+    watch = Watch(server.receive, server.gone, record=100)
+    server.send.send_nowait({"type": "http.request", "body": b"all", "more_body": False})
+    await settle()
+    watch.replay(server.gone)
+    assert server.left == 0
+    assert (await watch.receive())["body"] == b"all"
+    with anyio.move_on_after(0) as waiting:
+        await watch.receive()
+    assert waiting.cancelled_caught
+    watch.stop()
+    await settle()
+
+
 async def test_a_cancelled_receive_loses_no_message(server: Server) -> None:
     watch = Watch(server.receive, server.gone)
     await settle()

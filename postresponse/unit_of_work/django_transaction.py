@@ -53,7 +53,7 @@ class Unit:
         self._not_begun: Exception | None = None
         self._holds = False  # had written, and was still in the transaction behind the last statement
         self._gave_up = False
-        self.committed = False
+        self.committed: bool = False
         self.statement_error: BaseException | None = None
 
     @property
@@ -101,7 +101,8 @@ class Unit:
         if self._wrote:
             idle = is_kept(self._connection.connection)
             self._holds = not idle
-            self.committed = self.committed or idle
+            if idle:
+                self.committed = True
         return result
 
     def _see_if_given_up(self, error: Exception) -> None:
@@ -270,7 +271,7 @@ class AsyncUnit(Unit):
 
     def __init__(self, using: str, thread: ThreadSensitiveContext) -> None:
         super().__init__(using)
-        self.thread = thread
+        self.thread: ThreadSensitiveContext = thread
 
     async def begin(self) -> None:
         """Nothing: the receiver of `request_started` begins."""
