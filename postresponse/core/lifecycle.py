@@ -313,7 +313,8 @@ class Outcome:
     status: int | None
     """The status that was handed over, or would have been; None if the application gave none."""
     bytes_sent: int | None
-    """Body bytes handed to the server; None where nothing counts them (sendfile; WSGI without Content-Length)."""
+    """Body bytes handed to the server; None where nothing counts them: sendfile, WSGI without Content-Length, and a
+    stream that had begun before anybody asked for the outcome."""
     exception: BaseException | None
     """What the application raised, at whatever time; or the failure that replaced its response."""
     drained: bool | None

@@ -87,7 +87,7 @@ class Retry:
     Args:
         attempts: How often the request is run at most.
         on: Receives the exception; True runs the request again. By default what databases call transient: SQLSTATE
-            class 40, MySQL 1205 and 1213, SQLite busy and locked.
+            class 40, MySQL 1020, 1205 and 1213, SQLite busy and locked.
         max_request_body: Bytes of a request body that are kept to be replayed; a request with more is not run again.
         backoff: Seconds before the second attempt at most; twice that before each further one, up to a second, and a
             random part of it is waited (full jitter). Or a function of the number of the attempt that failed, whose
