@@ -16,6 +16,8 @@ __all__ = ["socket_drained", "transport_drained"]
 def transport_drained(send: Any) -> bool | None:
     """True where the transport behind *send* shows an empty buffer and is open (uvicorn); None elsewhere."""
     transport: Any = getattr(getattr(send, "__self__", None), "transport", None)
+    if transport is None:
+        return None
     try:
         return True if transport.get_write_buffer_size() == 0 and not transport.is_closing() else None
     except AttributeError:

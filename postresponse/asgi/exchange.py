@@ -197,14 +197,14 @@ class ASGIExchange(Exchange):
         finally:
             if self._end_taken is not None:
                 self._end_taken.set()
-        self._taken(SENT)
-
-    def _taken(self, state: State) -> None:
-        """The server took the end."""
-        self._state = state
-        self._body_sent = monotonic_ns()
+        self._state = SENT
         if not self._unheard:
-            self._drained = transport_drained(self._server_send)
+            self._taken()
+
+    def _taken(self) -> None:
+        """Note that the server took the end."""
+        self._body_sent = monotonic_ns()
+        self._drained = transport_drained(self._server_send)
 
     async def receive(self) -> Any:
         """The `receive` that the application gets."""
@@ -433,7 +433,7 @@ class ASGIExchange(Exchange):
             if self._end_taken is not None:
                 self._end_taken.set()
         action = self._advance(TAKEN)
-        self._taken(self._state)
+        self._taken()
         if action is SETTLE and self._unit is not None:
             await perform(self, settle(self))
 
@@ -519,8 +519,10 @@ class ASGIExchange(Exchange):
         """Begin the unit of work; None if that is done and the application may run."""
         if self._pause is not None:
             return self._open_later()
-        rest = open_at_once(self, run_at_once)
-        return None if rest is None and not self._watches() else self._open(rest)
+        rest, policy = open_at_once(self, run_at_once), self._policy
+        if rest is None and (policy is None or policy.on_disconnect == "commit"):
+            return None
+        return self._open(rest)
 
     async def _open_later(self) -> bool:
         assert self._pause is not None

@@ -15,7 +15,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the suites that *arguments* name, and return 0."""
+    """Run the suites that *arguments* name; 1 if a target was to be met and is not, else 0."""
     options = _parser().parse_args(arguments)
     if options.list:
         for suite in SUITES:
@@ -34,12 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             missing.extend(left_out)
     print("\n".join(tables(reports)))
     asked = [row for report in reports for row in report.rows if row.met is not None]
-    print(f"Targets: {sum(bool(row.met) for row in asked)} of {len(asked)} met.")
+    met = sum(bool(row.met) for row in asked)
+    print(f"Targets: {met} of {len(asked)} met.")
     if missing:
         print(f"Left out: {', '.join(sorted(set(missing)))}. To measure all: pip install -e '.[benchmarks]'")
     if options.json:
         _write(options.json, as_json(reports, missing))
-    return 0
+    return 1 if options.check and met < len(asked) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--suite", action="append", choices=names, metavar="NAME", help="only this one; repeatable")
     parser.add_argument("--rounds", type=int, metavar="N", help="how often each contender runs (default: 30)")
     parser.add_argument("--quick", action="store_true", help="three short rounds: to see that it runs")
+    parser.add_argument("--check", action="store_true", help="end with 1 if a target is missed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round there")
     parser.add_argument("--list", action="store_true", help="name the suites, and run none")
     return parser

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.benchmarks import __main__ as command
 from tests.benchmarks import asgi, asgi_contenders, wsgi, wsgi_contenders
 from tests.benchmarks.report import CaseReport, as_json, tables
 from tests.benchmarks.runner import Case, Contender, Effort, Response, Subject, Suite, environment, measure
@@ -212,3 +213,14 @@ def test_a_cycle_through_the_request_is_found() -> None:
         subject.close()
     assert wsgi.WSGISubject(keeps_start_response).garbage(REQUESTS) >= REQUESTS
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize(("target", "status"), [(3.0, 0), (1.5, 1)])
+def test_a_missed_target_ends_the_command_with_1_if_it_is_to_be_checked(
+    target: float, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = Case("c", [scripted([], "first", 1.0), scripted([], "ours", 2.0, target=target)])
+    monkeypatch.setattr(command, "SUITES", (Suite("s", "S", lambda: [case]),))
+    assert command.main(["--quick", "--check"]) == status
+    assert command.main(["--quick"]) == 0
+    assert f"Targets: {1 - status} of 1 met." in capsys.readouterr().out
