@@ -240,7 +240,7 @@ settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3"
 for unit in (good, bad):
     app = PostResponseMiddleware(lambda environ, start: start("204 No Content", []) and [], unit_of_work=unit)
     body = app({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda status, headers: print(status) or print)
-    body.close()
+    getattr(body, "close", list)()
 """
 
 

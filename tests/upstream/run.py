@@ -146,7 +146,7 @@ def parse_arguments(suites: Mapping[str, Suite], arguments: Sequence[str] | None
     parser.add_argument(
         "--suite", help="names of suites.toml, by commas; default: all, with --short those that have one"
     )
-    parser.add_argument("--mode", help="observe, head, buffered, after_send, none; default: as suites.toml says")
+    parser.add_argument("--mode", help="silent, head and others, by commas, or none; default: as suites.toml says")
     parser.add_argument("--short", action="store_true", help="only the few tests that suites.toml names for this")
     parser.add_argument("--jobs", type=int, default=2, help="runs of one suite at the same time; default: 2")
     parser.add_argument("--package", type=Path, default=CHECKOUT, help="build postresponse from another directory")

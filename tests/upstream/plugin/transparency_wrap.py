@@ -84,7 +84,8 @@ class Wrapping:
     """What every application of one run is put behind.
 
     Args:
-        mode: "baseline", "observe", or a value of the middleware's `commit`.
+        mode: "baseline", "observe", or a value of the middleware's `commit`; in "silent" and "silent_head" nobody asks
+            for the outcome of observing, or of committing at the head, and shorter ways are taken.
         tally: Where the middleware's outcomes and the carriers' requests are noted.
     """
 
@@ -103,10 +104,12 @@ class Wrapping:
     def _behind(self, interface: str, ledger: Callable[[Tally], Any], app: Any) -> Any:
         if self._mode == BASELINE:
             return app
-        options: dict[str, Any] = {"on_finished": self._tally.finished, "on_error": self._tally.failed_hook}
-        if self._mode != "observe":
+        options: dict[str, Any] = {"on_error": self._tally.failed_hook}
+        if not self._mode.startswith("silent"):
+            options["on_finished"] = self._tally.finished
+        if self._mode not in ("observe", "silent"):
             options["unit_of_work"] = lambda exchange: ledger(self._tally)
-            options |= {"commit": self._mode, "on_commit_failed": self._tally.failed_commit}
+            options |= {"commit": self._mode.removeprefix("silent_"), "on_commit_failed": self._tally.failed_commit}
         # By name: an application that is not entered needs no side of the package, nor does the baseline.
         return importlib.import_module(f"postresponse.{interface}").PostResponseMiddleware(app, **options)
 
