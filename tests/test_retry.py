@@ -3,7 +3,7 @@
 import io
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 from wsgiref.validate import validator
 
@@ -24,7 +24,7 @@ from postresponse.exceptions import (
 )
 from postresponse.wsgi import PostResponseMiddleware as WSGIMiddleware
 from postresponse.wsgi.recorded_input import RecordedInput
-from tests.fakes import BODY, START, Conflict, FakeUnits, StrictASGIServer, StrictWSGIServer
+from tests.fakes import BODY, START, Conflict, FakeUnit, FakeUnits, StrictASGIServer, StrictWSGIServer
 
 Point = Literal["head", "buffered"]
 POINTS: tuple[Point, ...] = ("head", "buffered")
@@ -184,59 +184,44 @@ def test_what_counts_as_a_reason_is_for_the_policy_to_say(site: Site) -> None:
     assert site(echo, units, commit=retry(on=lambda error: isinstance(error, Stale))).post()[0] == 503
 
 
-class Plain:
-    """A unit of work that has nothing but what one needs, none of which waits."""
+class Plain(FakeUnit):
+    """A unit of work that says nothing of the errors that it saw."""
 
-    active = True
-
-    def __init__(self, log: list[str], error: Exception | None) -> None:
-        self.log, self.error = log, error
-
-    def begin(self) -> None:
-        self.log.append("begin")
-
-    def commit(self) -> None:
-        self.log.append("commit")
-        if self.error is not None:
-            raise self.error
-
-    def rollback(self) -> None:
-        self.log.append("rollback")
-
-    def close(self) -> None:
-        self.log.append("close")
+    def __init__(self, fails: Mapping[str, BaseException]) -> None:
+        super().__init__(fails)
+        del self.statement_error
 
 
 class AsyncPlain(Plain):
+    """The awaitable twin, which never waits."""
+
     async def begin(self) -> None:  # type: ignore[override]
-        super().begin()
+        self._call("begin")
 
     async def commit(self) -> None:  # type: ignore[override]
-        super().commit()
+        self._call("commit")
 
     async def rollback(self) -> None:  # type: ignore[override]
-        super().rollback()
+        self._call("rollback")
 
     async def close(self) -> None:  # type: ignore[override]
-        super().close()
+        self._call("close")
+
+
+class PlainUnits(FakeUnits):
+    def __call__(self, exchange: object) -> Any:
+        self.made.append((AsyncPlain if self.is_async else Plain)({} if self.made else self.fails))
+        return self.made[-1]
 
 
 @sites
-def test_a_unit_of_work_of_the_plainest_kind_is_run_again(site: Site) -> None:
-    made: list[Any] = []
-
-    def unit_of_work(exchange: object) -> Any:
-        error = None if made else Conflict()
-        made.append((AsyncPlain if site.is_async else Plain)([], error))
-        return made[-1]
-
-    units: Any = unit_of_work
-    if site is ASGISite:
-        units = FakeUnits()
-        units.__class__ = type("Factory", (FakeUnits,), {"__call__": lambda self, exchange: unit_of_work(exchange)})
-    one = site(echo, units, commit=retry())
+def test_a_unit_of_work_that_knows_nothing_of_retry_is_run_again(site: Site) -> None:
+    one = site(echo, PlainUnits({"commit": Conflict()}), commit=retry())
     assert one.post(b"x") == (201, b"x")
-    assert [unit.log for unit in made] == [["begin", "commit", "rollback", "close"], ["begin", "commit", "close"]]
+    assert [unit.log for unit in one.units.made] == [
+        ["begin", "commit!", "rollback", "close"],
+        ["begin", "commit", "close"],
+    ]
 
 
 # -- what is not ------------------------------------------------------------------------------------------------------
@@ -416,8 +401,10 @@ def test_what_is_registered_in_a_discarded_attempt_is_refused(site: Site) -> Non
 def test_each_attempt_has_a_scope_of_its_own() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         scope["headers"].append((b"x-changed", b"by the application"))
-        scope["state"]["changed"] = scope["changed"] = True
-        seen.append((len(scope), len(scope["headers"]), len(scope["state"])))
+        scope["changed"] = True
+        for name in ("state", "extensions"):
+            scope[name][len(scope[name])] = "changed"
+        seen.append((len(scope), len(scope["headers"]), len(scope["state"]), len(scope["extensions"])))
         await send({"type": START, "status": 200, "headers": []})
         await send({"type": BODY, "body": b""})
 
@@ -428,6 +415,7 @@ def test_each_attempt_has_a_scope_of_its_own() -> None:
     anyio.run(server.run, ASGIMiddleware(app, unit_of_work=units, commit=retry()))
     assert not server.broken
     assert seen == [seen[0]] * 3
+    assert (server.scope["state"], server.scope["extensions"]) == ({}, {})
 
 
 def test_each_attempt_has_an_environ_of_its_own() -> None:
@@ -517,6 +505,23 @@ def test_the_inner_close_is_called_once_for_each_attempt() -> None:
     server = StrictWSGIServer().run(WSGIMiddleware(app, unit_of_work=units, commit=retry("buffered")))
     assert (server.code, server.body, server.raised) == (200, b"part", None)
     assert closed == [1, 2, 3]
+
+
+def test_a_body_of_a_discarded_attempt_that_cannot_be_closed_is_logged_only(caplog: pytest.LogCaptureFixture) -> None:
+    class Body(list[bytes]):
+        def close(self) -> None:
+            if current_exchange().attempt == 1:
+                raise LookupError("in close")
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return Body([b"part"])
+
+    units = FakeUnits({"commit": Conflict()}, times=1)
+    server = StrictWSGIServer().run(WSGIMiddleware(app, unit_of_work=units, commit=retry()))
+    assert (server.code, server.body, server.raised) == (200, b"part", None)
+    assert "GET /orders: a body that is discarded could not be closed" in caplog.text
+    assert "in close" in caplog.text
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -641,26 +646,66 @@ def test_a_recorded_input_is_read_as_often_as_one_likes(read: Callable[[Any], by
     assert recorded.whole
 
 
+class Stream(io.BytesIO):
+    """A server's, which writes down what it is asked for; a size that is none is not said, as PEP 3333 has it."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.asked: list[int] = []
+
+    def read(self, size: int = -1, /) -> bytes:  # type: ignore[override]
+        self.asked.append(size)
+        return super().read(size)
+
+    def readline(self, size: int = -1, /) -> bytes:  # type: ignore[override]
+        self.asked.append(size)
+        return super().readline(size)
+
+
 def test_nothing_is_read_ahead_or_behind_the_end() -> None:
-    asked: list[int] = []
-
-    class Stream(io.BytesIO):
-        def read(self, size: int | None = -1, /) -> bytes:
-            asked.append(size or 0)
-            return super().read(size)
-
-    recorded = RecordedInput(Stream(b"0123456789"), 100)
+    stream = Stream(b"0123456789")
+    recorded = RecordedInput(stream, 100)
     assert (recorded.read(4), recorded.read(4)) == (b"0123", b"4567")
     recorded.rewind()
-    assert (recorded.read(6), recorded.read(2), recorded.read(2)) == (b"012345", b"67", b"89")
-    assert (recorded.read(5), recorded.read(5)) == (b"", b"")
-    assert asked == [4, 4, 2, 5]
+    assert (recorded.read(6), recorded.read(3), recorded.read(1)) == (b"012345", b"678", b"9")
+    assert (recorded.read(5), recorded.read(5), recorded.read(), recorded.readline()) == (b"", b"", b"", b"")
+    assert stream.asked == [4, 4, 1, 1, 5]
+
+
+@pytest.mark.parametrize("read", [lambda recorded: recorded.read(), lambda recorded: recorded.read(None)])
+def test_once_all_was_read_the_server_is_not_asked_again(read: Callable[[RecordedInput], bytes]) -> None:
+    stream = Stream(b"0123456789")
+    recorded = RecordedInput(stream, 100)
+    assert (read(recorded), recorded.read(1), read(recorded)) == (b"0123456789", b"", b"")
+    assert stream.asked == [-1]
+
+
+def test_byte_by_byte_the_end_is_seen_as_well() -> None:
+    stream = Stream(b"01")
+    recorded = RecordedInput(stream, 100)
+    assert [recorded.read(1) for _ in range(5)] == [b"0", b"1", b"", b"", b""]
+    assert stream.asked == [1, 1, 1]
+
+
+def test_a_line_has_so_many_bytes_at_most_before_and_behind_what_was_read_already() -> None:
+    recorded = RecordedInput(Stream(b"one\ntwo and three\nfour"), 100)
+    assert (recorded.readline(2), recorded.readline(2), recorded.readline(5)) == (b"on", b"e\n", b"two a")
+    recorded.rewind()
+    assert (recorded.readline(0), recorded.readline(2), recorded.readline(9)) == (b"", b"on", b"e\n")
+    assert (recorded.readline(7), recorded.readline(0), recorded.readline(-1)) == (b"two and", b"", b" three\n")
+    recorded.rewind()
+    assert (recorded.readline(), recorded.readline(None)) == (b"one\n", b"two and three\n")
+    assert recorded.readline(9) == b"four"
 
 
 def test_lines_are_told_up_to_a_hint() -> None:
     recorded = RecordedInput(io.BytesIO(LINES), 100)
     assert recorded.readlines(5) == [b"one\n", b"two\n"]
     assert recorded.readlines() == [b"\n", b"three and more\n", b"the end"]
+    recorded.rewind()
+    assert recorded.readlines(4) == [b"one\n"]
+    assert recorded.readlines(1) == [b"two\n"]
+    assert recorded.readlines(0) == [b"\n", b"three and more\n", b"the end"]
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------
@@ -678,6 +723,7 @@ def test_lines_are_told_up_to_a_hint() -> None:
         ({"on": Conflict()}, "on: expected a function, found Conflict"),
         ({"backoff": -0.1}, "backoff: expected seconds, zero or more, found -0.1"),
         ({"backoff": float("nan")}, "backoff: .*found nan"),
+        ({"backoff": float("inf")}, "backoff: .*found inf"),
         ({"backoff": "fast"}, "backoff: .*found 'fast'"),
     ],
 )
@@ -739,17 +785,23 @@ def test_a_backoff_that_returns_no_seconds_is_an_error_of_the_request(site: Site
     assert [outcome.ending for outcome in one.outcomes] == [Ending.FAILED]
 
 
-def test_a_middleware_further_in_cannot_run_a_request_again() -> None:
+@pytest.mark.parametrize(("commit", "warnings"), [(retry(), 1), ("head", 0)])
+def test_a_middleware_further_in_cannot_run_a_request_again_and_says_so_once(
+    commit: Any, warnings: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postresponse.core.exchange._told", set())
     units = FakeUnits({"commit": Conflict()})
 
     def app(environ: dict[str, Any], start_response: Any) -> Any:
         start_response("200 OK", [])
         return [b""]
 
-    inner = WSGIMiddleware(app, unit_of_work=units, commit=retry())
-    server = StrictWSGIServer().run(WSGIMiddleware(inner))
-    assert server.code == 503
-    assert len(units.made) == 1
+    inner = WSGIMiddleware(app, unit_of_work=units, commit=commit)
+    for number in (1, 2):
+        server = StrictWSGIServer().run(WSGIMiddleware(inner))
+        assert server.code == 503
+        assert len(units.made) == number
+    assert caplog.text.count("a Retry of a middleware that is not the outermost one has no effect") == warnings
 
 
 # -- the pause --------------------------------------------------------------------------------------------------------
