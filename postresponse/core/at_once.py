@@ -6,7 +6,7 @@ test runs both ways side by side.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from postresponse.core.exchange import Exchange
 from postresponse.core.lifecycle import Event, UnitState
@@ -29,7 +29,7 @@ Run: TypeAlias = Callable[[Callable[[], Any], Any, float | None], Any]
 """Calls a method of the unit of work, which does not wait: the method, the unit, and its seconds at most."""
 
 # A member of an enum is dear to look up before Python 3.12, and this is on every request's way.
-COMMITTED = UnitState.COMMITTED
+COMMITTED: Final = UnitState.COMMITTED
 
 
 def open_at_once(exchange: Exchange, run: Run) -> Steps[Event | None] | None:
@@ -71,13 +71,11 @@ def settle_at_once(exchange: Exchange, run: Run) -> Steps[Event] | None:
             run(unit.commit, unit, None)
         except BaseException as error:  # noqa: BLE001 (handed on by the steps)
             return not_committed(exchange, error)
-        exchange._unit_state, exchange._unit_ended = COMMITTED, True
-        if not kind.lazy or unit.touched:
-            try:
-                run(unit.close, unit, settings.cleanup_timeout)
-            except BaseException as error:  # noqa: BLE001 (handed on by the steps)
-                return not_closed(exchange, error)
-    else:
-        exchange._unit_state, exchange._unit_ended = COMMITTED, True
+    exchange._unit_state, exchange._unit_ended = COMMITTED, True
+    if not kind.lazy or unit.touched:
+        try:
+            run(unit.close, unit, settings.cleanup_timeout)
+        except BaseException as error:  # noqa: BLE001 (handed on by the steps)
+            return not_closed(exchange, error)
     exchange._settled = settings.clock()
     return None if exchange._after_commit is None else told(exchange)

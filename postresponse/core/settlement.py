@@ -46,9 +46,11 @@ def open_unit(exchange: Exchange) -> Steps[Event | None]:
 
 def begin_unit(exchange: Exchange) -> Steps[Event | None]:
     """Begin the unit of work that was made, if it has to be."""
+    unit, kind = exchange._unit, exchange._kind
+    assert kind is not None
     try:
         if exchange._in_use():
-            yield exchange._unit.begin, (), exchange._kind.begin, None  # type: ignore[union-attr]
+            yield unit.begin, (), kind.begin, None
     except FAILURES as error:
         return (yield from not_begun(exchange, error))
     return None
@@ -220,8 +222,7 @@ def told(exchange: Exchange, failed: str = "", callback: Callable[[Failure], Any
     yield from _after(exchange)
     if failed:
         yield from _tell_failure(exchange, failed, callback)
-    if exchange._passing is not None:
-        _let_pass(exchange)
+    _let_pass(exchange)
     return Event.REFUSED if failed else SETTLED
 
 
