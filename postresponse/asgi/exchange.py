@@ -689,6 +689,7 @@ class ASGIExchange(Exchange):
         return not self._unheard or self._watches() or self._scope.get("http_version", "1.1") >= "2"
 
     def on_finished(self, callback: Callable[[Outcome], Any]) -> None:
+        """As `Exchange.on_finished`; from here on a stream is watched for its client's leaving."""
         super().on_finished(callback)
         if self._state is SENDING:
             self._begin_watch()

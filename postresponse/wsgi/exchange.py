@@ -253,7 +253,11 @@ class WSGIExchange(Exchange):
         """Whether the bytes need not be counted: they are held against Content-Length for whoever asks how it ended."""
         if self._held is not None or self._bytes:  # what was written or held before is counted
             return False
-        return self._declared is None or (self._unheard and (self._unit is None or self._unit_ended))
+        if self._unheard and (self._unit is None or self._unit_ended):
+            return True
+        return (
+            self._declared is None and self._state is not PENDING
+        )  # a generator may give its head with its first part
 
     def _with_length(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """Add Content-Length to a body that is held whole, unless it needs none or is a file."""

@@ -1,5 +1,6 @@
 import pytest
 
+from postresponse.core import headers
 from postresponse.core.headers import check_headers
 from postresponse.exceptions import InvalidHeader
 
@@ -21,3 +22,12 @@ def test_a_character_that_no_header_can_carry_is_refused(header: tuple[str, str]
 def test_what_may_leave_passes() -> None:
     check_headers([])
     check_headers([("x-note", "caf\xe9\t, a; b=c"), ("", "")])
+
+
+def test_headers_that_are_all_different_take_no_more_and_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: set[tuple[str, str]] = set()
+    monkeypatch.setattr(headers, "_good", known)
+    check_headers([("set-cookie", "x" * 5000)])
+    assert known == set()
+    check_headers(("etag", str(number)) for number in range(3000))
+    assert len(known) <= 1024

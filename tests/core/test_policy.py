@@ -53,6 +53,8 @@ def test_the_short_forms_of_a_policy_keep_the_other_options() -> None:
 def test_what_was_probably_meant_is_named_only_where_it_is_near() -> None:
     assert did_you_mean("bufered", ["head", "buffered"]) == "; did you mean 'buffered'? (there are: head, buffered)"
     assert did_you_mean("zzz", ["head", "buffered"]) == " (there are: head, buffered)"
+    points = [point.value for point in CommitPoint]
+    assert did_you_mean("send", points) == "; did you mean 'after_send'? (there are: head, buffered, after_send)"
 
 
 OK: Final = Head(200)

@@ -6,8 +6,8 @@ import pytest
 from postresponse import CommitPolicy, Outcome, Retry
 from postresponse.core.exchange import Exchange, Failure
 from postresponse.core.lifecycle import Ending, Event, State, UnitState
-from postresponse.core.settlement import finish, open_unit, refuse, run_start_hooks, settle
-from postresponse.exceptions import BodyTooLarge, InvalidHeader, MessageOrderError
+from postresponse.core.settlement import commit_early, finish, open_unit, refuse, run_start_hooks, settle
+from postresponse.exceptions import BodyTooLarge, CommitInDoubt, InvalidHeader, MessageOrderError, ResponseStarted
 from tests.core.exchanges import exchange_of, give_head, perform, settings_of
 from tests.fakes import Conflict, FakeUnit, FakeUnits
 
@@ -56,6 +56,26 @@ def test_late_use_is_rolled_back_and_warned_of_where_it_wrote(caplog: pytest.Log
     warned = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert [text.startswith("GET /orders: late write: ") for text in warned] == [True] * changed
     assert exchange.unit_of_work is UnitState.COMMITTED
+
+
+@pytest.mark.parametrize(
+    ("failing", "says", "calls"),
+    [
+        ("rollback", "roll back its late use", ["rollback!", "invalidate", "close"]),
+        ("close", "close after its late use", ["rollback", "close!", "invalidate"]),
+    ],
+)
+def test_late_use_that_cannot_be_ended_is_logged_and_its_connection_given_up(
+    failing: str, says: str, calls: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    unit, exchange = lazily()
+    give_head(exchange)
+    perform(settle(exchange))
+    unit.touched, unit.fails = True, {failing: OSError("gone")}
+    exchange._state = State.OVER
+    perform(finish(exchange))
+    assert unit.log == calls
+    assert caplog.messages == [f"GET /orders: the unit of work could not {says}"]
 
 
 def test_a_clean_up_that_fails_gives_the_connection_up() -> None:
@@ -166,6 +186,37 @@ def test_a_callback_for_failures_that_fails_is_logged(caplog: pytest.LogCaptureF
     ]
 
 
+def test_nothing_is_decided_any_more_once_an_early_commit_has_begun() -> None:
+    outcomes: list[Outcome] = []
+    exchange = exchange_of(unit_of_work=FakeUnits(), on_finished=outcomes.append)
+    assert perform(commit_early(exchange)) is Event.SETTLED
+    with pytest.raises(ResponseStarted, match="call it before the unit of work ends"):
+        exchange.doom()
+    exchange._state = State.OVER
+    perform(finish(exchange))
+    moments = outcomes[0].moments
+    assert moments.settling is not None
+    assert moments.settled is not None
+    assert moments.settling <= moments.settled
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "event"),
+    [
+        (CommitInDoubt("lost"), 409, Event.SETTLED),
+        (CommitInDoubt("lost"), 500, Event.REFUSED),
+        (LookupError("refused"), 500, Event.SETTLED),
+    ],
+)
+def test_what_the_application_answers_to_a_failed_early_commit_stands_unless_it_hides_that_nobody_knows(
+    error: Exception, status: int, event: Event
+) -> None:
+    exchange = exchange_of(unit_of_work=FakeUnits({"commit": error}))
+    assert perform(commit_early(exchange)) is Event.REFUSED
+    give_head(exchange, status)
+    assert perform(settle(exchange)) is event
+
+
 def test_a_changed_header_that_cannot_leave_is_refused_before_the_commit() -> None:
     exchange = exchange_of()
     exchange.on_start(lambda exchange: exchange.headers.append(("x-note", "a\r\nb: c")))
@@ -221,9 +272,9 @@ def test_the_access_log_has_one_line_a_request(caplog: pytest.LogCaptureFixture)
     caplog.set_level(logging.INFO, "postresponse.access")
     exchange = exchange_of()
     give_head(exchange)
-    exchange._head_sent, exchange._body_sent = 1_500_000, None
+    exchange._began, exchange._head_sent, exchange._body_sent = 7_000_000, 100_007_000_000, None
     perform(finish(exchange))
-    assert caplog.messages == ["GET /orders 200: incomplete, unit of work none, head after 1.5 ms, all after - ms"]
+    assert caplog.messages == ["GET /orders 200: incomplete, unit of work none, head after 100000.0 ms, all after - ms"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,208 @@
+"""Where nobody asks how a response ends, shorter ways are taken; whoever asks late is still told no lie."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from postresponse import Outcome, asgi, current_exchange, wsgi
+from postresponse.core.current import current
+from postresponse.core.exchange import KEY
+from postresponse.core.lifecycle import Ending, UnitState
+from tests.core.test_settlement import LazyUnit
+from tests.fakes import BODY, START, FakeUnits, StrictASGIServer, StrictWSGIServer, run_asgi, run_wsgi
+
+PARTS = [b"one", b"two"]
+
+
+def listed(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """Answer with the list above, and nothing behind it."""
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "6")])
+    return PARTS
+
+
+def returned(app: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """Call the middleware once, and return what the server gets, and the environ that it holds."""
+    environ = StrictWSGIServer().environ
+    return wsgi.PostResponseMiddleware(app, **options)(environ, StrictWSGIServer().start_response), environ
+
+
+# -- WSGI -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("units", [None, FakeUnits()])
+def test_a_list_that_is_done_with_goes_to_the_server_as_it_is(units: FakeUnits | None) -> None:
+    body, environ = returned(listed, unit_of_work=units)
+    assert body is PARTS
+    assert KEY not in environ
+    assert current.get() is None
+    assert units is None or units.log == ["begin", "commit", "close"]
+
+
+def _registers(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    current_exchange().on_finished(lambda outcome: None)
+    return listed(environ, start_response)
+
+
+@pytest.mark.parametrize(
+    ("app", "options"),
+    [
+        (listed, {"on_finished": lambda outcome: None}),
+        (_registers, {}),
+        (listed, {"unit_of_work": FakeUnits(), "commit": "after_send"}),
+        (listed, {"unit_of_work": FakeUnits(), "commit": "buffered"}),
+    ],
+    ids=["asked for", "asked for by the handler", "open until the end", "held"],
+)
+def test_a_list_is_watched_where_something_follows(app: Any, options: dict[str, Any]) -> None:
+    body, environ = returned(app, **options)
+    assert body is not PARTS
+    assert KEY in environ
+    assert b"".join(body) == b"onetwo"
+    body.close()
+    assert KEY not in environ
+
+
+def test_a_list_is_watched_for_the_line_in_the_access_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "postresponse.access")
+    body, _ = returned(listed)
+    assert body is not PARTS
+    body.close()
+    assert "/orders 200" in caplog.text
+
+
+def test_a_unit_of_work_that_is_used_again_behind_its_commit_is_still_cleaned_up() -> None:
+    unit = LazyUnit({})
+    unit.touched = True
+
+    def used_again(environ: dict[str, Any], start_response: Any) -> Any:
+        current_exchange().after_commit(lambda: setattr(unit, "touched", True))
+        return listed(environ, start_response)
+
+    body, _ = returned(used_again, unit_of_work=lambda exchange: unit)
+    assert unit.log == ["begin", "commit", "close"]
+    body.close()
+    assert unit.log == ["begin", "commit", "close", "rollback", "close"]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_bytes_of_a_generator_are_counted_for_whoever_asked_before(asked: bool) -> None:
+    outcomes: list[Outcome] = []
+
+    def streamed(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        exchange = current_exchange()
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "6")])
+        yield b"one"
+        exchange.on_finished(outcomes.append)  # late: nothing is counted any more
+        yield b"two"
+
+    options: dict[str, Any] = {"on_finished": outcomes.append} if asked else {}
+    run_wsgi(wsgi.PostResponseMiddleware(streamed, **options))
+    assert {(outcome.ending, outcome.bytes_sent) for outcome in outcomes} == {
+        (Ending.HANDED_OVER, 6 if asked else None),
+    }
+
+
+# -- ASGI -------------------------------------------------------------------------------------------------------------
+
+
+async def _answers(send: Any, *parts: bytes) -> None:
+    await send({"type": START, "status": 200, "headers": []})
+    for part in parts:
+        await send({"type": BODY, "body": part, "more_body": True})
+    await send({"type": BODY, "body": b""})
+
+
+@pytest.mark.parametrize("at", [None, "head", "buffered"])
+def test_who_asks_behind_the_last_part_is_told_that_it_was_taken(at: Any) -> None:
+    outcomes: list[Outcome] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await _answers(send)
+        current_exchange().on_finished(outcomes.append)
+
+    units = None if at is None else FakeUnits(is_async=True)
+    run_asgi(asgi.PostResponseMiddleware(app, unit_of_work=units, commit=at))
+    (outcome,) = outcomes
+    assert outcome.ending is Ending.HANDED_OVER
+    assert outcome.unit_of_work is (UnitState.NONE if at is None else UnitState.COMMITTED)
+    moments = outcome.moments
+    assert moments.head_sent is not None
+    assert moments.body_sent is not None
+    assert moments.began <= moments.head_sent <= moments.body_sent <= moments.ended
+
+
+def test_an_exception_behind_the_last_part_does_not_make_it_untaken() -> None:
+    outcomes: list[Outcome] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await _answers(send)
+        current_exchange().on_finished(outcomes.append)
+        raise LookupError("in a background task")
+
+    with pytest.raises(LookupError):
+        run_asgi(asgi.PostResponseMiddleware(app))
+    assert [(outcome.ending, type(outcome.exception)) for outcome in outcomes] == [(Ending.HANDED_OVER, LookupError)]
+
+
+@pytest.mark.parametrize(("asked", "counted"), [("before", 6), ("meanwhile", None)])
+def test_the_bytes_of_a_stream_are_counted_for_whoever_asked_before_it_began(asked: str, counted: int | None) -> None:
+    outcomes: list[Outcome] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if asked == "before":
+            current_exchange().on_finished(outcomes.append)
+        await send({"type": START, "status": 200, "headers": []})
+        await send({"type": BODY, "body": b"one", "more_body": True})
+        if asked == "meanwhile":
+            current_exchange().on_finished(outcomes.append)
+        await send({"type": BODY, "body": b"two", "more_body": True})
+        await send({"type": BODY, "body": b""})
+
+    run_asgi(asgi.PostResponseMiddleware(app))
+    assert [(outcome.ending, outcome.bytes_sent) for outcome in outcomes] == [(Ending.HANDED_OVER, counted)]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_who_asks_in_the_middle_of_a_stream_is_told_of_a_client_that_leaves_later(backend: str) -> None:
+    outcomes: list[Outcome] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200, "headers": []})
+        await send({"type": BODY, "body": b"one", "more_body": True})
+        current_exchange().on_finished(outcomes.append)
+        await anyio.sleep(0.005)  # longer than a stream of which nobody would see the client leave
+        server.leave()
+        await anyio.wait_all_tasks_blocked()
+        await send({"type": BODY, "body": b"two", "more_body": True})
+        await send({"type": BODY, "body": b""})
+
+    server = StrictASGIServer()
+    anyio.run(server.run, asgi.PostResponseMiddleware(app), backend=backend)
+    assert [outcome.ending for outcome in outcomes] == [Ending.ABORTED]
+
+
+@pytest.mark.parametrize(("asked", "asks_server"), [(True, True), (False, False)])
+def test_the_server_is_asked_for_a_disconnect_only_where_somebody_wants_to_know(asked: bool, asks_server: bool) -> None:
+    class Counting(StrictASGIServer):
+        received = 0
+
+        async def receive(self) -> dict[str, Any]:
+            self.received += 1
+            return await super().receive()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200, "headers": []})
+        await send({"type": BODY, "body": b"one", "more_body": True})
+        await anyio.lowlevel.checkpoint()
+        await send({"type": BODY, "body": b"two", "more_body": True})
+        await send({"type": BODY, "body": b""})
+
+    server = Counting()
+    options: dict[str, Any] = {"on_finished": lambda outcome: None} if asked else {}
+    anyio.run(server.run, asgi.PostResponseMiddleware(app, **options))
+    assert (server.received > 0) is asks_server
+    assert server.body == b"onetwo"
