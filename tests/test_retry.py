@@ -698,6 +698,15 @@ def test_a_line_has_so_many_bytes_at_most_before_and_behind_what_was_read_alread
     assert recorded.readline(9) == b"four"
 
 
+def test_the_rest_of_a_line_is_asked_of_the_server_without_a_size_where_none_was_given() -> None:
+    stream = Stream(b"one\n")
+    recorded = RecordedInput(stream, 100)
+    assert recorded.readline(2) == b"on"
+    recorded.rewind()
+    assert recorded.readline(-1) == b"one\n"
+    assert stream.asked == [2, -1]
+
+
 def test_lines_are_told_up_to_a_hint() -> None:
     recorded = RecordedInput(io.BytesIO(LINES), 100)
     assert recorded.readlines(5) == [b"one\n", b"two\n"]
