@@ -11,7 +11,7 @@ from typing import Final
 
 __all__ = ["LINES", "Line", "Reader"]
 
-ROUTE: Final = r"(?:[A-Z]+ .*?|a finished request)"
+ROUTE: Final = r"(?:(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|TRACE) .*?|a finished request)"
 
 
 @dataclass(frozen=True)

@@ -510,6 +510,7 @@ def quiet() -> Iterator[None]:
     logger.disabled = False
 
 
+@pytest.mark.no_cover  # what it runs thousands of times is run by other tests as well
 @pytest.mark.usefixtures("quiet")
 def test_every_order_of_events_keeps_the_promises(record_property: Callable[[str, object], None]) -> None:
     orders, moves = 0, set()
