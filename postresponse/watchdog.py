@@ -91,7 +91,7 @@ class _Watchdog:
                     # One that was added before it could see that looks at `wakes_at` later, and wakes another thread.
                     if not self.calls:
                         return
-                late = [running for running in calls if running.due <= now]
+                late = sorted((running for running in calls if running.due <= now), key=lambda running: running.due)
                 if not late:
                     self.wakes_at = min((running.due for running in calls), default=now + TICK)
                     self.wakes_at = min(self.wakes_at, now + TICK)
