@@ -15,7 +15,7 @@ from postresponse.core.policy import COMMIT, ROLL_BACK
 from postresponse.core.units import Manner, UnitKind, kind_of
 from postresponse.exceptions import BodyTooLarge, MessageOrderError, WrongApplication
 
-__all__ = ["FAILURES", "Step", "Steps", "commit_early", "finish", "open_unit", "refuse", "run_start_hooks", "settle"]
+__all__ = ["FAILURES", "Step", "Steps", "commit_early", "finish", "refuse", "run_start_hooks", "settle"]
 __all__ += ["begin_unit", "made_unit", "not_begun", "not_closed", "not_committed", "told"]
 
 T = TypeVar("T")
@@ -33,15 +33,6 @@ COMMITTED: Final = UnitState.COMMITTED
 
 FAILURES: Final = (Exception, SystemExit)
 """What is a failure. All else ends a process or a task, and is never swallowed; cancellation is no `Exception`."""
-
-
-def open_unit(exchange: Exchange) -> Steps[Event | None]:
-    """Make the unit of work and begin it; None if the application may run, else what to report instead."""
-    try:
-        made_unit(exchange)
-    except FAILURES as error:
-        return (yield from not_begun(exchange, error))
-    return (yield from begin_unit(exchange))
 
 
 def begin_unit(exchange: Exchange) -> Steps[Event | None]:

@@ -6,7 +6,7 @@ from typing import Any
 from postresponse.core.exchange import Exchange
 from postresponse.core.lifecycle import Action, Event
 from postresponse.core.settings import Settings
-from postresponse.core.settlement import Steps, open_unit
+from postresponse.core.settlement import FAILURES, Steps, begin_unit, made_unit, not_begun
 
 SCOPE = {"type": "http", "method": "GET", "path": "/orders", "headers": []}
 
@@ -33,6 +33,15 @@ def exchange_of(scope: Any = None, **options: Any) -> Exchange:
     if options.get("unit_of_work") is not None:
         assert perform(open_unit(exchange)) is None
     return exchange
+
+
+def open_unit(exchange: Exchange) -> Steps[Event | None]:
+    """Make the unit of work and begin it, step by step; None if the application may run, else what to report."""
+    try:
+        made_unit(exchange)
+    except FAILURES as error:
+        return (yield from not_begun(exchange, error))
+    return (yield from begin_unit(exchange))
 
 
 def perform(steps: Steps[Any]) -> Any:

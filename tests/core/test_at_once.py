@@ -11,8 +11,8 @@ from postresponse import CommitPolicy
 from postresponse.core.at_once import open_at_once, settle_at_once
 from postresponse.core.exchange import Exchange, Failure
 from postresponse.core.lifecycle import Event
-from postresponse.core.settlement import open_unit, settle
-from tests.core.exchanges import SCOPE, give_head, perform, settings_of
+from postresponse.core.settlement import settle
+from tests.core.exchanges import SCOPE, give_head, open_unit, perform, settings_of
 from tests.core.test_settlement import LazyUnit
 from tests.fakes import FakeUnit, FakeUnits
 

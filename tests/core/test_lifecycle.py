@@ -30,7 +30,7 @@ from postresponse.core.lifecycle import (
 )
 from postresponse.core.policy import CommitPolicy, Retry
 from postresponse.core.settings import Settings
-from postresponse.core.settlement import Steps, finish, open_unit, refuse, run_start_hooks, settle
+from postresponse.core.settlement import Steps, finish, refuse, run_start_hooks, settle
 from postresponse.exceptions import CommitInDoubt, MessageOrderError
 from tests.core import exchanges
 from tests.fakes import Conflict, FakeUnit
@@ -156,7 +156,7 @@ def begin(plan: Plan) -> tuple[Stage, Walk]:
     walk = stage.walk = Walk(plan, settings, Exchange(settings, {"type": "http", "method": "GET", "path": "/"}, 0))
     walk.exchange._attempt = plan.attempt or 1
     if plan.at is not None:
-        walk.answer = perform(walk, open_unit(walk.exchange))
+        walk.answer = perform(walk, exchanges.open_unit(walk.exchange))
     if walk.answer is None and walk.passing is None:
         for name in ("first", "second"):
             walk.exchange.on_start(functools.partial(stage.hook, "on_start", name))

@@ -6,9 +6,9 @@ import pytest
 from postresponse import CommitPolicy, Outcome, Retry
 from postresponse.core.exchange import Exchange, Failure
 from postresponse.core.lifecycle import Ending, Event, State, UnitState
-from postresponse.core.settlement import commit_early, finish, open_unit, refuse, run_start_hooks, settle
+from postresponse.core.settlement import commit_early, finish, refuse, run_start_hooks, settle
 from postresponse.exceptions import BodyTooLarge, CommitInDoubt, InvalidHeader, MessageOrderError, ResponseStarted
-from tests.core.exchanges import exchange_of, give_head, perform, settings_of
+from tests.core.exchanges import exchange_of, give_head, open_unit, perform, settings_of
 from tests.fakes import Conflict, FakeUnit, FakeUnits
 
 
