@@ -9,9 +9,30 @@ from django.conf import settings
 from django.core.handlers import asgi
 from django.db import connections
 
+from tests.services import mariadb, own_postgres
+from tests.services.own_postgres import Cluster
 from tests.unit_of_work import django_project
 from tests.unit_of_work.django_project.databases import Database, PostgreSQL, SQLite
 from tests.unit_of_work.django_project.driving import cleared
+from tests.unit_of_work.two_databases import MixedShop
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL of the module's own that prepares transactions."""
+    with own_postgres.cluster(max_prepared_transactions=40) as made:
+        yield made
+
+
+@pytest.fixture
+def mixed(cluster: Cluster) -> Iterator[MixedShop]:
+    """Two empty databases, the second one on MariaDB; nothing stays prepared."""
+    with mariadb.database() as url:
+        shop = MixedShop(cluster, url)
+        yield shop
+        left = shop.prepared
+        shop.clear()
+        assert left == []
 
 
 @pytest.fixture(scope="session")

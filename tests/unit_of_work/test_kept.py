@@ -15,7 +15,7 @@ from postresponse import CommitPolicy, Retry, asgi, current_exchange, wsgi
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
 from postresponse.unit_of_work.statements import is_kept
 from tests.fakes import Conflict, StrictASGIServer
-from tests.services import mariadb, own_postgres, postgres
+from tests.services import mariadb, postgres
 from tests.services.own_postgres import Cluster
 from tests.unit_of_work.two_databases import REFUSED, WRITE, MixedShop, Shop, Site
 
@@ -143,12 +143,6 @@ async def test_an_async_driver_tells_as_well(make: Any, level: str, expected: in
 
 
 # -- what TwoPhase prepares or rolls back ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with own_postgres.cluster(max_prepared_transactions=20) as made:
-        yield made
 
 
 def attempts_where_one_is_refused(site: Site, refused: str, order: tuple[str, str]) -> list[int]:

@@ -1,6 +1,5 @@
 """A session on MariaDB that ends in one phase, behind a PostgreSQL that does not decide for it."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,8 +12,6 @@ from postresponse import CommitPolicy, Outcome, Retry, current_exchange, wsgi
 from postresponse.exceptions import CommitInDoubt, UnitOfWorkError
 from postresponse.unit_of_work.composite import TwoPhase
 from postresponse.unit_of_work.sqlalchemy import SQLAlchemyUnitOfWork
-from tests.services import mariadb, own_postgres
-from tests.services.own_postgres import Cluster
 from tests.unit_of_work.two_databases import READ, WRITE, MixedShop
 
 pytestmark = [pytest.mark.service("own postgresql"), pytest.mark.service("mariadb")]
@@ -27,23 +24,6 @@ class Base(DeclarativeBase):
 class Item(Base):
     __tablename__ = "item"
     id: Mapped[int] = mapped_column(primary_key=True)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with own_postgres.cluster(max_prepared_transactions=10) as made:
-        yield made
-
-
-@pytest.fixture
-def mixed(cluster: Cluster) -> Iterator[MixedShop]:
-    """Two empty databases, the second one on MariaDB; nothing stays prepared."""
-    with mariadb.database() as url:
-        shop = MixedShop(cluster, url)
-        yield shop
-        left = shop.prepared
-        shop.clear()
-        assert left == []
 
 
 class Site:

@@ -33,12 +33,6 @@ Captured = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.service("own postgresql")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with own_postgres.cluster(max_prepared_transactions=40) as made:
-        yield made
-
-
 @pytest.fixture
 def shop(cluster: Cluster) -> Iterator[Shop]:
     """Two empty databases."""

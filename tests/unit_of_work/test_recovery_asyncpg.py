@@ -12,7 +12,6 @@ from sqlalchemy.util import greenlet_spawn
 
 from postresponse.cli import main
 from postresponse.unit_of_work.recovery import Recovered, recover
-from tests.services import own_postgres
 from tests.services.own_postgres import Cluster
 from tests.unit_of_work.test_recovery import actions, leave
 from tests.unit_of_work.two_databases import Shop
@@ -20,12 +19,6 @@ from tests.unit_of_work.two_databases import Shop
 Captured = pytest.CaptureFixture[str]
 
 pytestmark = pytest.mark.service("own postgresql")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with own_postgres.cluster(max_prepared_transactions=10) as made:
-        yield made
 
 
 @pytest.fixture

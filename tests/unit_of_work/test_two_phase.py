@@ -33,7 +33,7 @@ from postresponse.unit_of_work.prepared import Name, _PostgreSQL, database_of
 from postresponse.unit_of_work.recovery import recover
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
 from tests.core.exchanges import exchange_of
-from tests.services import mariadb, own_postgres
+from tests.services import own_postgres
 from tests.services.own_postgres import Cluster
 from tests.unit_of_work.two_databases import READ, REFUSED, WRITE, MixedShop, Shop, Site
 
@@ -42,12 +42,6 @@ Captured = pytest.LogCaptureFixture
 postgresql = pytest.mark.service("own postgresql")
 DRIVERS = ("psycopg", "asyncpg")
 BOTH = (("orders", WRITE.format(1)), ("audit", WRITE.format(1)))
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with own_postgres.cluster(max_prepared_transactions=20) as made:
-        yield made
 
 
 @pytest.fixture
@@ -795,16 +789,6 @@ def test_a_session_on_two_databases_is_refused(shop: Shop) -> None:
 
 def on_both(test: Any) -> Any:
     return pytest.mark.service("own postgresql")(pytest.mark.service("mariadb")(test))
-
-
-@pytest.fixture
-def mixed(cluster: Cluster) -> Iterator[MixedShop]:
-    with mariadb.database() as url:
-        shop = MixedShop(cluster, url)
-        yield shop
-        left = shop.prepared
-        shop.clear()
-        assert left == []
 
 
 @on_both
