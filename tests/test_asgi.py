@@ -679,16 +679,22 @@ async def test_a_client_that_left_before_the_head_decides_only_where_the_policy_
     assert (site.outcome.ending, site.outcome.unit_of_work) == ("aborted", verdict)
 
 
-async def test_a_slow_one_message_response_is_watched_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("observe", [False, True])
+@pytest.mark.parametrize("hooked", [False, True])
+async def test_a_slow_one_message_response_is_watched_as_well(
+    observe: bool, hooked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("postresponse.asgi.exchange.QUICK", 0)
     monkeypatch.setattr("postresponse.asgi.exchange.BRIEF", 0)
     server = StrictASGIServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        if hooked:
+            current_exchange().on_start(lambda exchange: None)
         server.leave()
         await answer(b"all")(scope, receive, send)
 
-    site = Site(app)
+    site = Site(app, observe=observe)
     await site.get(server=server)
     assert site.outcome.ending is Ending.ABORTED
 

@@ -92,7 +92,6 @@ class ASGIExchange(Exchange):
     _is_read = False
     _watched_since = 0
     _pending_send: CancelScope | None = None
-    _handing_end = False
     _end_taken: Flag | None = None
     _concluding = False
     _concluded: Flag | None = None
@@ -130,8 +129,8 @@ class ASGIExchange(Exchange):
                 return self._server_send(message)  # type: ignore[no-any-return]
             return self._send_body(message)
         if kind == START:
-            if self._state is not PENDING or (self._moves is OBSERVED and self._on_start is not None):
-                return self._take_head(message)
+            if self._state is not PENDING:
+                return self._take_late_head(message)
             endless = False
             if self._moves is not OBSERVED:
                 message, endless = look_at_head(message)
@@ -142,6 +141,9 @@ class ASGIExchange(Exchange):
             self._decided = now = monotonic_ns()
             if now - self._began > QUICK:
                 self._begin_watch(since=self._began)
+            if self._moves is OBSERVED and self._on_start is not None:
+                self._advance(Event.START)
+                return self._release()
             if self._moves is OBSERVED:
                 # Nothing is withheld: the table's way from PENDING to SENDING.
                 self._state = SENDING
@@ -156,7 +158,8 @@ class ASGIExchange(Exchange):
 
     async def _send_body(self, message: Any) -> None:
         final = not message.get("more_body", False) and not self._trailers
-        if self._state is DECIDED and self._moves is AT_HEAD and self._watch is None and self._held is None:
+        is_plain = self._held is None and self._watch is None and not self._receiving
+        if is_plain and self._state is DECIDED and self._moves is AT_HEAD:
             # The table's way from DECIDED to SENDING, where the unit of work ends at once.
             self._state = SETTLING
             rest = settle_at_once(self, run_at_once)
@@ -247,18 +250,13 @@ class ASGIExchange(Exchange):
         if message is not None:
             await self._deliver(message, final=final)
 
-    async def _take_head(self, message: Any) -> None:
+    async def _take_late_head(self, message: Any) -> None:
+        """Take a head that is not the first, or comes when nobody takes one any more."""
         action = self._advance(Event.START)
         if action is Action.STOP:
             raise self._stopped()
         if action is Action.FORWARD:
             await self._server_send(message)
-        elif action is RELEASE:
-            self._decided = monotonic_ns()
-            self._given = message
-            self._status = message["status"]
-            self._trailers = bool(message.get("trailers", False))
-            await self._release()
 
     def _read_head(self) -> None:
         """Look at the head for what the rest of the response has to keep; once, and where something depends on it."""

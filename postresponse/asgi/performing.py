@@ -5,7 +5,7 @@ What cannot be interrupted is done in place; from the first step on that can, al
 
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -38,9 +38,11 @@ def at_once(steps: Steps[Any]) -> tuple[bool, Any]:
             if manner is not None and manner is not AT_ONCE:
                 return False, step
             try:
-                result = call(*args)
                 if manner is AT_ONCE:
-                    result = _value_of(result)
+                    result = None
+                    run_at_once(call, None, limit)
+                else:
+                    result = call(*args)
             except BaseException as error:  # noqa: BLE001 (handed to the rules)
                 step = steps.throw(error)
                 continue
@@ -86,15 +88,6 @@ def run_at_once(call: Callable[[], Any], unit: object, limit: float | None) -> N
     except StopIteration:
         return
     raise AssertionError(f"{call!r} waits, and its code has no await")
-
-
-def _value_of(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never waits."""
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
-    raise AssertionError(f"{coroutine!r} waits, and its code has no await")
 
 
 def _given(awaitable: Awaitable[T]) -> Awaitable[T]:

@@ -255,9 +255,8 @@ class WSGIExchange(Exchange):
             return False
         if self._unheard and (self._unit is None or self._unit_ended):
             return True
-        return (
-            self._declared is None and self._state is not PENDING
-        )  # a generator may give its head with its first part
+        # A generator may give its head, and Content-Length with it, together with its first part.
+        return self._declared is None and self._state is not PENDING
 
     def _with_length(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """Add Content-Length to a body that is held whole, unless it needs none or is a file."""
@@ -348,7 +347,7 @@ class WSGIExchange(Exchange):
     # -- the unit of work ---------------------------------------------------------------------------------------
 
     def _open(self) -> bool:
-        if self._settings.retries and self._pause is not None:
+        if self._pause is not None:
             time.sleep(self._pause.pause(self._attempt - 1, random.random()))
         rest = open_at_once(self, _run)
         refused = None if rest is None else self._perform(rest)
