@@ -1,7 +1,8 @@
 """A held body: in memory first, then in a temporary file, never joined.
 
 Chunks stay the objects that the application gave until they are over the memory limit; then all of them are written to
-a raw temporary file at once and let go. Whoever runs on an event loop calls `spill`, and `take` after it, on a thread.
+a raw temporary file at once and let go. Whoever runs on an event loop calls `spill` on a thread, and takes on a thread
+what is not `ready`; a file just written is in the page cache, and a turn of a thread costs more than to read it there.
 """
 
 import os
@@ -13,6 +14,8 @@ from typing import Any, Final
 __all__ = ["HeldBody"]
 
 _READ: Final = 128 * 1024
+_NOT_WAITING: Final[int] = getattr(os, "RWF_NOWAIT", 0)
+"""The flag of a read that fails where it would wait; 0 where the system has none (other than Linux)."""
 _VECTORS: Final = min(1024, os.sysconf("SC_IOV_MAX") if hasattr(os, "sysconf") else 1024)
 
 
@@ -23,12 +26,26 @@ class HeldBody:
         max_memory: Bytes kept in memory before `is_full` asks for a `spill`.
     """
 
-    __slots__ = ("_file", "_in_memory", "_max_memory", "_order", "chunks", "marked", "size")
+    __slots__ = (
+        "_ahead",
+        "_at",
+        "_buffer",
+        "_file",
+        "_in_memory",
+        "_max_memory",
+        "_order",
+        "chunks",
+        "marked",
+        "size",
+    )
 
     def __init__(self, max_memory: int) -> None:
         self._max_memory = max_memory
         self._in_memory = 0
         self._file: Any = None
+        self._at = 0
+        self._ahead: bytes | None = None
+        self._buffer: bytearray | None = None
         # Bytes are kept as themselves until they are spilled, then as the number that the file holds of them.
         self._order: deque[Any] = deque()
         self.size: int = 0
@@ -67,6 +84,8 @@ class HeldBody:
                 shorter.append(item)
                 continue
             size = item if isinstance(item, int) else len(item)
+            if size == 0:
+                continue
             if shorter and isinstance(shorter[-1], int):
                 shorter[-1] += size
             else:
@@ -74,24 +93,43 @@ class HeldBody:
         self._order = shorter
         self._in_memory = 0
 
+    def ready(self) -> bool:
+        """Whether the next item is there without waiting for a disk; what the page cache has is read by asking."""
+        if self._ahead is None and self._order and isinstance(size := self._order[0], int):
+            self._ahead = self._read_cached(size)
+            return self._ahead is not None
+        return True
+
     def take(self) -> Iterator[Any]:
         """Give everything back in order and let it go: chunks, marks, and what the file holds in pieces of 128 KiB."""
-        if self._file is not None:
-            self._file.seek(0)
+        order = self._order
         try:
-            while self._order:
-                item = self._order.popleft()
+            while order:
+                item = order.popleft()
                 if not isinstance(item, int):
                     yield item
                     continue
-                while item > 0:
-                    piece = self._file.read(min(_READ, item))
-                    if not piece:
-                        raise OSError("the temporary file of a held body was cut short")
-                    item -= len(piece)
-                    yield piece
+                piece, self._ahead = self._ahead or os.pread(self._file.fileno(), min(_READ, item), self._at), None
+                if not piece:
+                    raise OSError("the temporary file of a held body was cut short")
+                self._at += len(piece)
+                if item > len(piece):
+                    order.appendleft(item - len(piece))
+                yield piece
         finally:
             self.close()
+
+    def _read_cached(self, size: int) -> bytes | None:
+        """Read up to *size* bytes that follow, or None where that would wait or the file system cannot tell."""
+        if not _NOT_WAITING:
+            return None
+        if self._buffer is None:
+            self._buffer = bytearray(_READ)
+        try:
+            read = os.preadv(self._file.fileno(), [memoryview(self._buffer)[:size]], self._at, _NOT_WAITING)
+        except OSError:  # it would wait, or the file system cannot tell; a real error is met again on the thread
+            return None
+        return bytes(memoryview(self._buffer)[:read])
 
     def close(self) -> None:
         """Let everything go."""

@@ -337,8 +337,14 @@ async def test_the_last_bytes_that_are_held_leave_with_the_end() -> None:
     ]
 
 
-@pytest.mark.parametrize(("max_memory", "on_the_loop"), [(1, False), (1 << 30, True)])
-async def test_a_file_is_read_on_threads_and_only_a_little_ahead(max_memory: int, on_the_loop: bool) -> None:
+@pytest.mark.parametrize(
+    ("max_memory", "cached", "on_the_loop"),
+    [(1, False, False), (1, True, True), (1 << 30, False, True)],
+    ids=["file", "cached file", "memory"],
+)
+async def test_what_has_to_be_waited_for_is_read_on_threads_and_only_a_little_ahead(
+    max_memory: int, cached: bool, on_the_loop: bool
+) -> None:
     readers: list[int] = []
 
     class Held(HeldBody):
@@ -347,14 +353,18 @@ async def test_a_file_is_read_on_threads_and_only_a_little_ahead(max_memory: int
                 readers.append(threading.get_ident())
                 yield item
 
+        def _read_cached(self, size: int) -> bytes | None:
+            return os.pread(self._file.fileno(), min(size, 128 * 1024), self._at) if cached else None
+
     held = Held(max_memory)
-    for _ in range(20):
-        if held.append(b"x" * 128 * 1024):
+    for number in range(20):
+        if held.append(bytes([number]) * 128 * 1024):
             held.spill()
     async with aclosing(items_of(held)) as items:
-        assert await anext(items)
+        assert (await anext(items))[:1] == b"\0"
         assert len(readers) <= PIECES
         assert [reader == threading.get_ident() for reader in readers] == [on_the_loop] * len(readers)
+        assert b"".join([item[:1] async for item in items]) == bytes(range(1, 20))
 
 
 async def test_a_large_body_is_held_in_a_file_and_arrives_whole() -> None:

@@ -23,24 +23,63 @@ def filled(max_memory: int, items: list[Any]) -> HeldBody:
 
 @given(
     st.integers(1, 50),
-    st.lists(st.one_of(st.binary(min_size=1, max_size=40), st.builds(dict, mark=st.integers())), max_size=30),
+    st.lists(st.one_of(st.binary(max_size=40), st.builds(dict, mark=st.integers())), max_size=30),
+    st.booleans(),
 )
-def test_bytes_and_marks_come_back_in_order(max_memory: int, items: list[Any]) -> None:
+def test_bytes_and_marks_come_back_in_order(max_memory: int, items: list[Any], asked: bool) -> None:
     body = filled(max_memory, items)
     size = body.size
-    taken = list(body.take())
+    taken = []
+    for item in body.take():
+        taken.append(item)
+        if asked:
+            body.ready()
 
     def joined(parts: list[Any]) -> list[Any]:
         out: list[Any] = []
         for part in parts:
-            if isinstance(part, bytes) and out and isinstance(out[-1], bytes):
+            if part and isinstance(part, bytes) and out and isinstance(out[-1], bytes):
                 out[-1] += part
-            else:
+            elif part != b"":
                 out.append(part)
         return out
 
     assert joined(taken) == joined(items)
     assert size == sum(len(item) for item in items if isinstance(item, bytes))
+
+
+def test_what_memory_holds_is_ready_and_a_file_where_the_page_cache_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert filled(1000, [b"abc", {"a": "mark"}]).ready()
+    assert filled(1000, []).ready()
+    body = filled(2, [b"abcdef", b"ghi"])
+    body.spill()
+    monkeypatch.setattr(held, "_NOT_WAITING", 1)
+    asked: list[int] = []
+
+    def cached(descriptor: int, buffers: list[memoryview], at: int, flags: int) -> int:
+        asked.append(at)
+        if at >= 2:
+            raise BlockingIOError
+        buffers[0][:2] = os.pread(descriptor, 2, at)
+        return 2
+
+    monkeypatch.setattr(os, "preadv", cached)
+    items = body.take()
+    assert body.ready()
+    assert body.ready()
+    assert asked == [0]
+    assert next(items) == b"ab"
+    assert not body.ready()
+    assert next(items) == b"cdefghi"
+    assert body.ready()
+    assert next(items, None) is None
+
+
+def test_where_a_system_cannot_tell_a_file_is_never_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held, "_NOT_WAITING", 0)
+    body = filled(2, [b"abcdef"])
+    assert not body.ready()
+    assert list(body.take()) == [b"abcdef"]
 
 
 def test_below_the_memory_limit_chunks_stay_the_objects_they_were() -> None:

@@ -127,6 +127,11 @@ class ASGIExchange(Exchange):
                 # The table's way from SENDING to SENT, and nobody asks how it goes.
                 self._state = SENT
                 return self._server_send(message)  # type: ignore[no-any-return]
+            if self._state is DECIDED and self._moves is BUFFERED and message.get("more_body", False):
+                # The table's way from DECIDED to DECIDED.
+                held, body = self._holder(), message.get("body", b"")
+                if type(body) is bytes and self._fits(held.size + len(body)):
+                    return on_thread(held.spill) if held.append(body) else _nothing()
             return self._send_body(message)
         if kind == START:
             if self._state is not PENDING:
@@ -159,15 +164,15 @@ class ASGIExchange(Exchange):
     async def _send_body(self, message: Any) -> None:
         final = not message.get("more_body", False) and not self._trailers
         is_plain = self._held is None and self._watch is None and not self._receiving
-        if is_plain and self._state is DECIDED and self._moves is AT_HEAD:
-            # The table's way from DECIDED to SENDING, where the unit of work ends at once.
+        if is_plain and self._state is DECIDED and (self._moves is AT_HEAD or (final and self._moves is BUFFERED)):
+            # The table's way from DECIDED to SENDING, where nothing is held and the unit of work ends at once.
             self._state = SETTLING
             rest = settle_at_once(self, run_at_once)
             if rest is None:
                 self._state = SENDING
                 self._head_sent = monotonic_ns()
                 try:
-                    await self._server_send(self._written_start(None))
+                    await self._server_send(self._written_start(message if final else None))
                 except OSError:
                     self._left = True
                     raise
@@ -367,8 +372,18 @@ class ASGIExchange(Exchange):
     async def _hand_held(self, item: Any) -> None:
         if isinstance(item, dict):
             await self._hand_part(item, len(item.get("body", b"")))
-        else:
-            await self._hand_part({"type": BODY, "body": item, "more_body": True}, len(item))
+            return
+        message = {"type": BODY, "body": item, "more_body": True}
+        if self._watch is not None or self._receiving:
+            await self._hand_part(message, len(item))
+            return
+        # Nobody looks for the client's leaving.
+        try:
+            await self._server_send(message)
+        except OSError:
+            self._left = True
+            raise
+        self._bytes += len(item)
 
     def _written_start(self, final: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """The start message as it leaves: with what hooks changed, and Content-Length where all is known."""
@@ -385,15 +400,17 @@ class ASGIExchange(Exchange):
         return self._given
 
     def _known_length(self, final: Mapping[str, Any]) -> int | None:
+        held = self._held
+        if (held is not None and held.marked) or final["type"] != BODY:
+            return None
         self._read_head()
+        if self._needs_no_body or self._declared is not None:
+            return None
         assert self._given is not None
-        if self._needs_no_body or self._declared is not None or final["type"] != BODY:
-            return None
-        if self._held is not None and self._held.marked:
-            return None
-        if any(name.lower() == b"transfer-encoding" for name, _ in self._given.get("headers", ())):
-            return None
-        return (self._held.size if self._held is not None else 0) + len(final.get("body", b""))
+        for name, _ in self._given.get("headers", ()):
+            if len(name) == 17 and name.lower() == b"transfer-encoding":
+                return None
+        return (0 if held is None else held.size) + len(final.get("body", b""))
 
     def _read_headers(self) -> list[tuple[str, str]]:
         assert self._given is not None

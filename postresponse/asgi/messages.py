@@ -19,7 +19,7 @@ BODY: Final = "http.response.body"
 END_OF_BODY: Final[dict[str, Any]] = {"type": BODY, "body": b"", "more_body": False}
 
 PIECES: Final = 4
-"""Pieces of a spilled body that are read at a time: each time costs a turn of a thread."""
+"""Pieces of a spilled body that are read at a time on a thread, where they have to be waited for."""
 
 
 def look_at_head(message: Any) -> tuple[Any, bool]:
@@ -91,11 +91,15 @@ class _Descriptor:
 
 async def items_of(held: HeldBody) -> AsyncGenerator[Any, None]:
     """Give what is held, in order: bytes, and messages between them."""
-    if not held.spilled:
-        for item in held.take():
-            yield item
-        return
     items, batch = held.take(), deque[Any]()
-    while batch := await on_thread(deque, itertools.islice(items, PIECES)):
+    while True:
+        if held.ready():
+            for item in items:
+                yield item
+                if not held.ready():
+                    break
+            else:
+                return
+        batch.extend(await on_thread(list, itertools.islice(items, PIECES)))
         while batch:
             yield batch.popleft()

@@ -451,11 +451,16 @@ class Exchange:
                     logger.info("%s: streams, so its unit of work commits at the head and not buffered", self.route)
         return endless
 
+    def _fits(self, size: int) -> bool:
+        """Whether the policy lets a body of *size* bytes be held."""
+        limit = self.policy.max_body
+        return limit is None or size <= limit
+
     def _limit(self, size: int) -> Action:
         """Tell what becomes of a held body of *size* bytes: nothing, or what the policy says of one over its limit."""
-        policy = self.policy
-        if policy.max_body is None or size <= policy.max_body:
+        if self._fits(size):
             return Action.NOTHING
+        policy = self.policy
         if policy.on_overflow == "error":
             return self._advance(Event.OVERFLOW)
         self._moves = MOVES[CommitPoint.HEAD]
