@@ -413,7 +413,7 @@ async def test_a_reused_buffer_of_the_application_is_copied() -> None:
 async def test_what_never_ends_is_not_held(
     headers: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postresponse.core.exchange._told", set())
+    monkeypatch.setattr("postresponse.core.log._told", set())
     caplog.set_level(logging.INFO, "postresponse")
     seen: list[int] = []
 
@@ -675,7 +675,7 @@ async def test_a_client_that_left_before_the_head_decides_only_where_the_policy_
     on_disconnect: Any, verdict: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("postresponse.asgi.exchange.QUICK", 0)
-    monkeypatch.setattr("postresponse.asgi.exchange.BRIEF", 0)
+    monkeypatch.setattr("postresponse.asgi.delivery.BRIEF", 0)
     server = StrictASGIServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -695,7 +695,7 @@ async def test_a_slow_one_message_response_is_watched_as_well(
     observe: bool, hooked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("postresponse.asgi.exchange.QUICK", 0)
-    monkeypatch.setattr("postresponse.asgi.exchange.BRIEF", 0)
+    monkeypatch.setattr("postresponse.asgi.delivery.BRIEF", 0)
     server = StrictASGIServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -1070,7 +1070,7 @@ async def test_and_it_ends_at_once() -> None:
 
 
 async def test_over_http_2_a_last_send_gets_a_little_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("postresponse.asgi.exchange.LINGER", 0.01)
+    monkeypatch.setattr("postresponse.asgi.delivery.LINGER", 0.01)
 
     class Server(StrictASGIServer):
         async def send(self, message: Any) -> None:

@@ -798,7 +798,7 @@ def test_a_backoff_that_returns_no_seconds_is_an_error_of_the_request(site: Site
 def test_a_middleware_further_in_cannot_run_a_request_again_and_says_so_once(
     commit: Any, warnings: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postresponse.core.exchange._told", set())
+    monkeypatch.setattr("postresponse.core.log._told", set())
     units = FakeUnits({"commit": Conflict()})
 
     def app(environ: dict[str, Any], start_response: Any) -> Any:

@@ -345,7 +345,7 @@ def test_a_body_over_the_limit_is_an_error_or_commits_and_streams() -> None:
 
 
 def test_what_never_ends_is_not_held(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("postresponse.core.exchange._told", set())
+    monkeypatch.setattr("postresponse.core.log._told", set())
     caplog.set_level(logging.INFO, "postresponse")
     for make in (answer, None):
         body = Body(b"data: 1\n\n", b"data: 2\n\n")

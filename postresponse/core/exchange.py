@@ -1,42 +1,30 @@
-"""One request and its response: what a handler can say about it, and what the adapters drive."""
+"""One request and its response, and what a handler can say about it."""
 
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from logging import INFO
 from typing import Any, Final, Literal
 
 from postresponse.core.lifecycle import (
     MOVES,
-    Action,
     CommitPoint,
-    Event,
-    Moments,
     Outcome,
     State,
     UnitState,
-    ending_of,
 )
+from postresponse.core.log import access, first_time, logger, route_of
 from postresponse.core.policy import (
     CommitPolicy,
     Head,
     Verdict,
-    below_400,
-    head_of,
-    is_transient,
     never_ends,
-    verdict_of,
 )
 from postresponse.core.settings import Settings, check_callback
 from postresponse.core.units import UnitKind
 from postresponse.exceptions import (
-    CommitInDoubt,
     ConfigurationError,
-    MessageOrderError,
     NoExchange,
     NoUnitOfWork,
-    PartialCommit,
-    ResponseReplaced,
     ResponseStarted,
 )
 
@@ -44,9 +32,6 @@ __all__ = ["KEY", "Exchange", "Failure"]
 
 KEY: Final = "postresponse.exchange"
 """Where the exchange is found in an ASGI scope and in a WSGI environ."""
-
-logger: Final = logging.getLogger("postresponse")
-access: Final = logging.getLogger("postresponse.access")
 
 # A member of an enum is dear to look up before Python 3.12, and these are on every request's way.
 PENDING: Final = State.PENDING
@@ -405,33 +390,7 @@ class Exchange:
             )
         self._check_undecided(f"{name}()")
 
-    # -- what the adapters and the settlement drive -------------------------------------------------------------
-
-    def _advance(self, event: Event) -> Action:
-        """Take *event* through the table and return what is to be done."""
-        try:
-            self._state, action = self._moves[self._state][event]
-        except KeyError:
-            raise MessageOrderError(_out_of_order(event, self._state)) from None
-        return action
-
-    def _adopt(self, settings: Settings) -> None:
-        """Take over the unit of work of a middleware further in, where this one has none; both are told the outcome."""
-        outer, self._policy = self._settings, None
-        self._settings = replace(
-            settings,
-            error_response=settings.error_response or outer.error_response,
-            on_commit_failed=settings.on_commit_failed or outer.on_commit_failed,
-            on_error=settings.on_error or outer.on_error,
-            on_finished=outer.on_finished or settings.on_finished,
-            retries=False,
-        )
-        if settings.retries and _first_time("retry"):
-            logger.warning("a Retry of a middleware that is not the outermost one has no effect; give it to that one")
-        if outer.on_finished is not None and settings.on_finished is not None:
-            self.on_finished(settings.on_finished)
-        self._unheard = self._unheard and settings.on_finished is None
-        self._moves = MOVES[self.policy.point]
+    # -- what its head says --------------------------------------------------------------------------------------
 
     def _read_headers(self) -> list[tuple[str, str]]:
         """Return the headers that the application gave; each protocol writes them its own way."""
@@ -447,153 +406,10 @@ class Exchange:
             head = self._head()
             if endless or (policy.stream_if is not None and head is not None and policy.stream_if(head)):
                 self._moves = MOVES[CommitPoint.HEAD]
-                if _first_time(self.route):
+                if first_time(self.route):
                     logger.info("%s: streams, so its unit of work commits at the head and not buffered", self.route)
         return endless
-
-    def _fits(self, size: int) -> bool:
-        """Whether the policy lets a body of *size* bytes be held."""
-        limit = self.policy.max_body
-        return limit is None or size <= limit
-
-    def _limit(self, size: int) -> Action:
-        """Tell what becomes of a held body of *size* bytes: nothing, or what the policy says of one over its limit."""
-        if self._fits(size):
-            return Action.NOTHING
-        policy = self.policy
-        if policy.on_overflow == "error":
-            return self._advance(Event.OVERFLOW)
-        self._moves = MOVES[CommitPoint.HEAD]
-        return self._advance(Event.BODY)
-
-    def _judge(self) -> Verdict:
-        policy = self.policy
-        needs_headers = policy.commit_if is not below_400
-        head = self._head() if needs_headers or self._status is None else head_of(self._status)
-        # A response that was refused is no better than an exception: nothing that it stood for may be committed.
-        raised = self._raised or self._failure is not None
-        return verdict_of(raised, self._verdict, self._unit.active, self._left, policy, head)
-
-    def _fail(self, stage: Stage, exception: BaseException, *, unknown: bool = False) -> Failure:
-        self._exception = exception
-        unknown, partial = unknown or isinstance(exception, CommitInDoubt), isinstance(exception, PartialCommit)
-        transient = is_transient(exception) and not unknown and not partial
-        self._failure = Failure(self, stage, exception, transient, unknown, partial)
-        return self._failure
-
-    def _stopped(self) -> ResponseReplaced:
-        return ResponseReplaced(f"the response is {self.state}; nobody takes the rest of it")
-
-    def _in_use(self) -> bool:
-        """Whether the unit of work has to be called at all: one that tells that it was not touched has not."""
-        return self._kind is None or not self._kind.lazy or self._unit.touched
-
-    def _is_abandoned(self) -> bool:
-        """Whether the request was cancelled, and a handler on a thread may still be running."""
-        error = self._exception
-        ends = (Exception, SystemExit, KeyboardInterrupt)  # else it is a cancellation, on whatever event loop
-        return self._settings.is_async and error is not None and not isinstance(error, ends)
 
     def _replayable(self) -> bool:
         """Whether all that was read of the request's body can be given again."""
         return True
-
-    def _may_run_again(self) -> bool:
-        """Tell whether the rules allow another attempt; the unit of work has ended, and did not commit.
-
-        Nothing has left; an attempt is left, and the body; the failure is one that the policy's `Retry` names, raised
-        here or seen by the unit of work; and nobody has decided otherwise: an answer below 500 is the handler's own, to
-        doom it is, and what ends a task or a process is never run again.
-        """
-        failure, error = self._failure, self._exception
-        if self._head_sent is not None or self.is_last_attempt:
-            return False
-        if failure is not None and (failure.unknown or failure.partial):
-            return False
-        if getattr(self._unit, "committed", False):
-            return False
-        if error is None and (self._verdict is Verdict.ROLL_BACK or self._status is None or self._status < 500):
-            return False
-        if error is not None and not isinstance(error, Exception):
-            return False
-        retry = self.policy.retry
-        seen = getattr(self._unit, "statement_error", None)
-        return retry is not None and any(retry.on(each) for each in (error, seen) if each is not None)
-
-    def _outcome(self, ended: int) -> Outcome:
-        """Tell how it ended; called once, when the state is `OVER`."""
-        taken = self._body_sent is not None
-        missing = self._declared is not None and not self._needs_no_body and self._bytes < self._declared
-        missing = missing and self._counted and self._tallied
-        ending = ending_of(
-            taken=taken,
-            raised=self._raised and not taken,
-            left=self._left,
-            missing=missing,
-            ended=taken or (not self._counted) or (self._declared is not None and not missing),
-        )
-        return Outcome(
-            ending=ending,
-            unit_of_work=self._unit_state,
-            status=self._status,
-            bytes_sent=self._bytes if self._counted and self._tallied else None,
-            exception=self._exception,
-            drained=self._drained,
-            attempt=self.attempt,
-            moments=Moments(
-                began=self._began,
-                decided=self._decided,
-                settling=self._settling,
-                settled=self._settled,
-                head_sent=self._head_sent,
-                body_sent=self._body_sent,
-                ended=ended,
-            ),
-        )
-
-    def _has_nothing_left(self) -> bool:
-        """Whether nothing is to be settled, cleaned up or told any more."""
-        kind = self._kind
-        if kind is not None and (not self._unit_ended or (kind.lazy and self._unit.touched)):
-            return False
-        return self._at_end is None and self._unheard
-
-
-_EVENT_WORDS: Final = {
-    Event.START: "status and headers",
-    Event.RESTART: "new status and headers",
-    Event.BODY: "a part of the body",
-    Event.FINAL: "the end of the body",
-}
-
-
-def _out_of_order(event: Event, state: State) -> str:
-    said = _EVENT_WORDS.get(event, event.name.lower())
-    if state is State.PENDING:
-        way_out = "send http.response.start (WSGI: call start_response) first"
-    elif event is Event.START:
-        way_out = "a response has one head; to replace it after an error under WSGI pass exc_info"
-    else:
-        way_out = "wait for the previous send() to return"
-    return f"the application gave {said} while its response is {state.words}; {way_out}"
-
-
-def route_of(scope: Any) -> str:
-    """Name the route of a scope or environ for a log line."""
-    if not scope:
-        return "a finished request"
-    if "REQUEST_METHOD" in scope:
-        return f"{scope['REQUEST_METHOD']} {scope.get('SCRIPT_NAME', '')}{scope.get('PATH_INFO', '')}"
-    path = getattr(scope.get("route"), "path", None) or scope.get("path", "")
-    return f"{scope.get('method', '')} {path}"
-
-
-_told: Final[set[str]] = set()
-
-
-def _first_time(route: str) -> bool:
-    """Whether *route* was not told of before; after a thousand of them (paths with ids) nothing is new."""
-    if route in _told or len(_told) >= 1000:
-        return False
-    _told.add(route)
-    return True

@@ -19,7 +19,8 @@ from typing import Any, Final, TypeVar
 
 from postresponse.core.at_once import open_at_once, settle_at_once
 from postresponse.core.current import current
-from postresponse.core.exchange import KEY, Exchange, Failure
+from postresponse.core.driven import Driven
+from postresponse.core.exchange import KEY, Failure
 from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
 from postresponse.core.policy import Retry, never_ends
@@ -57,7 +58,7 @@ OBSERVED: Final = MOVES[CommitPoint.AFTER_SEND]
 AT_HEAD: Final = MOVES[CommitPoint.HEAD]
 
 
-class WSGIExchange(Exchange):
+class WSGIExchange(Driven):
     """An exchange, and how it speaks WSGI with the application inside and the server outside."""
 
     __slots__ = ()

@@ -4,9 +4,11 @@ from typing import Any
 import pytest
 
 from postresponse import CommitPolicy
-from postresponse.core import exchange as module
-from postresponse.core.exchange import Exchange, Failure, route_of
+from postresponse.core import log
+from postresponse.core.driven import Driven
+from postresponse.core.exchange import Failure
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
+from postresponse.core.log import first_time, route_of
 from postresponse.core.policy import Head
 from postresponse.core.settlement import finish
 from postresponse.exceptions import CommitInDoubt, ConfigurationError, NoExchange, NoUnitOfWork, ResponseStarted
@@ -174,7 +176,7 @@ def test_a_failure_asks_for_503_where_it_is_worth_another_try_or_unknown() -> No
 # -- held bodies ------------------------------------------------------------------------------------------------------
 
 
-def held(**policy: Any) -> Exchange:
+def held(**policy: Any) -> Driven:
     exchange = exchange_of(unit_of_work=FakeUnits(), commit=CommitPolicy(at="buffered", **policy))
     give_head(exchange)
     return exchange
@@ -191,7 +193,7 @@ def test_a_held_body_has_a_limit_or_none() -> None:
 def nothing_told(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """As if no route had fallen back yet."""
     told: set[str] = set()
-    monkeypatch.setattr(module, "_told", told)
+    monkeypatch.setattr(log, "_told", told)
     return told
 
 
@@ -230,8 +232,8 @@ def test_nothing_falls_back_that_is_not_held(caplog: pytest.LogCaptureFixture) -
 
 def test_after_a_thousand_routes_no_fallback_is_told(nothing_told: set[str]) -> None:
     nothing_told |= {str(number) for number in range(999)}
-    assert module._first_time("the thousandth")
-    assert not module._first_time("one more")
+    assert first_time("the thousandth")
+    assert not first_time("one more")
     assert len(nothing_told) == 1000
 
 
