@@ -5,7 +5,6 @@ before the first `next`, stop at Content-Length, or ask again after the end. Wha
 decided inside the application call, because some servers fix status and headers when that returns.
 """
 
-import functools
 import inspect
 import itertools
 import logging
@@ -13,9 +12,8 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterable
-from http import HTTPStatus
 from time import monotonic_ns
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from postresponse.core.at_once import open_at_once, settle_at_once
 from postresponse.core.current import current
@@ -24,18 +22,17 @@ from postresponse.core.exchange import KEY, Failure
 from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
 from postresponse.core.policy import Retry, never_ends
-from postresponse.core.settlement import Step, Steps, finish, refuse, run_start_hooks, settle
+from postresponse.core.settlement import finish, refuse, run_start_hooks, settle
 from postresponse.drained import socket_drained
 from postresponse.error_response import ErrorResponse, default_error_response, emptied, sendable, wsgi_response
 from postresponse.exceptions import WrongApplication
 from postresponse.held import HeldBody
-from postresponse.watchdog import within
 from postresponse.wsgi.body import SizedBody, body_of
+from postresponse.wsgi.heads import code_of, content_type_of, status_line
+from postresponse.wsgi.performing import perform, run_at_once
 from postresponse.wsgi.recorded_input import RecordedInput
 
 __all__ = ["WSGIExchange"]
-
-T = TypeVar("T")
 
 logger: Final = logging.getLogger("postresponse")
 
@@ -97,7 +94,7 @@ class WSGIExchange(Driven):
         self._take_head(status, headers)
         if action is HOLD:
             if self._moves is BUFFERED:
-                self._streams(never_ends(_content_type(headers)))
+                self._streams(never_ends(content_type_of(headers)))
             return self.write
         self._release(exc_info=exc_info)
         # Some servers have no `write`, and the application is told so.
@@ -121,7 +118,7 @@ class WSGIExchange(Driven):
         self._given = (status, headers)
         if self._headers is not None or self._declared is not None:  # those of a head before
             self._headers = self._declared = None
-        self._status = code = _code(status)
+        self._status = code = code_of(status)
         for name, value in headers:
             if len(name) == 14 and name.lower() == "content-length" and value.isdigit():
                 self._declared = int(value)
@@ -188,21 +185,21 @@ class WSGIExchange(Driven):
             return True
         if self._state is DECIDED and self._moves is AT_HEAD and self._held is None:
             # The table's way from DECIDED to READY, where the unit of work ends at once.
-            rest = settle_at_once(self, _run)
+            rest = settle_at_once(self, run_at_once)
             if rest is None:
                 self._state = State.READY
                 return self._release()
             self._state = State.SETTLING
-            action, follows = self._advance(self._perform(rest)), True
+            action, follows = self._advance(perform(self, rest)), True
         else:
             action, follows = self._advance(event), True
         if action is HOLD:
             action, follows = self._hold(data), False
         if action is SETTLE:
-            rest = settle_at_once(self, _run)
-            action = self._advance(Event.SETTLED if rest is None else self._perform(rest))
+            rest = settle_at_once(self, run_at_once)
+            action = self._advance(Event.SETTLED if rest is None else perform(self, rest))
         elif action is Action.REFUSE:
-            action = self._advance(self._perform(refuse(self, Event.OVERFLOW)))
+            action = self._advance(perform(self, refuse(self, Event.OVERFLOW)))
         if action is RELEASE:
             return self._release(final=event is FINAL) and follows
         if action is Action.REPLACE:
@@ -227,15 +224,15 @@ class WSGIExchange(Driven):
 
     def _release(self, *, final: bool = False, exc_info: Any = None) -> bool:
         """Give the head to the server; False if a start hook failed and the response was replaced."""
-        if self._on_start is not None and not self._perform(run_start_hooks(self)):
+        if self._on_start is not None and not perform(self, run_start_hooks(self)):
             self._advance(Event.REFUSED)
             self._replace()
             return False
         status, headers = self._given
         if self._headers is not None:
             headers = list(self._headers)
-        if self._status != _code(status):
-            status = _status_line(self._status or 0)
+        if self._status != code_of(status):
+            status = status_line(self._status or 0)
         if final and self._moves is BUFFERED:
             headers = self._with_length(headers)
         self._advance(HANDED)
@@ -321,7 +318,7 @@ class WSGIExchange(Driven):
         self._status, self._headers, self._declared = response.status, list(response.headers), None
         self._needs_no_body, self._counted, self._bytes = is_head, True, 0
         self._head_sent = monotonic_ns()
-        self._server_send(_status_line(response.status), list(response.headers))
+        self._server_send(status_line(response.status), list(response.headers))
         self._advance(Event.TAKEN)  # and not before: what the server raises is not the application's
         body = [] if is_head else [response.body]
         self._replacement = body_of(self, body, body, len(body))
@@ -350,8 +347,8 @@ class WSGIExchange(Driven):
     def _open(self) -> bool:
         if self._pause is not None:
             time.sleep(self._pause.pause(self._attempt - 1, random.random()))
-        rest = open_at_once(self, _run)
-        refused = None if rest is None else self._perform(rest)
+        rest = open_at_once(self, run_at_once)
+        refused = None if rest is None else perform(self, rest)
         if refused is None:
             if self._settings.retries and self._recorded is None:
                 limit = -1 if self.policy.retry is None else self.policy.retry.max_request_body
@@ -375,29 +372,6 @@ class WSGIExchange(Driven):
 
     def _replayable(self) -> bool:
         return self._recorded is None or self._recorded.whole
-
-    def _perform(self, steps: Steps[T]) -> T:
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    result = self._do(step)
-                except BaseException as error:  # noqa: BLE001 (handed to the rules)
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(result)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-
-    def _do(self, step: Step) -> Any:
-        call, args, manner, limit = step
-        if manner is not None:
-            return call(*args) if limit is None else within(limit, call, args, self._unit)
-        result = call(*args)
-        if inspect.iscoroutine(result):
-            result.close()
-            raise WrongApplication(f"{call!r} returned a coroutine, and there is no event loop under WSGI")
-        return result
 
     # -- how it ends --------------------------------------------------------------------------------------------
 
@@ -440,7 +414,7 @@ class WSGIExchange(Driven):
         """Settle what is open, and close the inner body: at which Django gives the connection back, so after that."""
         try:
             if self._unit is not None and not self._unit_ended:
-                self._perform(settle(self))
+                perform(self, settle(self))
         finally:
             if close is not None and self._inner is not None:
                 close()
@@ -473,7 +447,7 @@ class WSGIExchange(Driven):
     def _finish(self) -> None:
         try:
             if not self._has_nothing_left():
-                self._perform(finish(self))
+                perform(self, finish(self))
         finally:
             if self._held is not None:
                 self._held.close()
@@ -486,30 +460,6 @@ class WSGIExchange(Driven):
             current.set(None)
         self._scope.pop(KEY, None)
         self._scope = None
-
-
-def _run(call: Callable[[], Any], unit: object, limit: float | None) -> None:
-    """Call a method of *unit*, with a limit of so many seconds where there is one."""
-    if limit is None:
-        call()
-    else:
-        within(limit, call, (), unit)
-
-
-@functools.lru_cache(maxsize=256)
-def _code(status: str) -> int:
-    return int(status[:3])
-
-
-def _content_type(headers: list[tuple[str, str]]) -> str:
-    return next((value for name, value in headers if len(name) == 12 and name.lower() == "content-type"), "")
-
-
-def _status_line(code: int) -> str:
-    try:
-        return f"{code} {HTTPStatus(code).phrase}"
-    except ValueError:
-        return f"{code} Unknown"
 
 
 def _check_body(body: Any) -> None:
