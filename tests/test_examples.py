@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ SHOPS = [
     Example("starlette_app", JSON, lambda item: json.dumps({"item": item}).encode()),
     Example("plain_wsgi", path="/", items=lambda body: body.decode().split()),
     Example("plain_asgi", path="/", items=lambda body: body.decode().split()),
+    Example("two_databases", FORM, lambda item: f"item={item}&customer={2 if item == 'gold' else 1}".encode()),
 ]
 
 
@@ -132,7 +134,7 @@ def test_an_example_is_short_and_says_what_it_shows_and_how_to_run_it(path: Path
 
 
 def test_every_example_is_run_here() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"sse_stream", *(shop.name for shop in SHOPS)}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"sse_stream", "retry_app", *(shop.name for shop in SHOPS)}
 
 
 SAID = [pytest.param(shop, first_command(shop.name), id=shop.name) for shop in SHOPS]
@@ -166,13 +168,31 @@ def test_an_order_is_stored_when_its_201_is_here_and_one_that_was_refused_is_not
         if shop.name == "starlette_app":
             # A receipt is sent behind the response to its order: the last may still be under way.
             assert until(lambda: json.loads(client.request("GET", "/receipts").body) == {"items": wanted})
+        if shop.name == "two_databases":
+            assert json.loads(listed.body)["entries"] == wanted
+            assert json.loads(refused.body) == {"error": "no such customer"}
         if shop.name == "plain_wsgi":
             marks = [response.head.get("x-good") for response in (answer, refused, listed)]
             assert marks == ["yes", "no", "yes"]
         if shop.name == "plain_asgi":
             expected = ["201 handed_over, unit of work committed", "409 handed_over, unit of work rolled_back"]
             assert until(lambda: [line for line in running.log().splitlines() if "unit of" in line][4:6] == expected)
-        assert "Traceback" not in running.log()
+        assert ("Traceback" in running.log()) == (shop.name == "two_databases")  # whose COMMIT failed
+
+
+def test_nobody_is_refused_for_a_conflict_and_no_piece_is_taken_twice(tmp_path: Path) -> None:
+    def take(count: int) -> list[dict[str, int]]:
+        with Client(running.port) as client:
+            answers = [client.request("POST", "/stock") for _ in range(count)]
+        assert [answer.status for answer in answers] == [200] * count, running.log()
+        return [json.loads(answer.body) for answer in answers]
+
+    with serving(first_command("retry_app"), tmp_path) as running, ThreadPoolExecutor(8) as clients:
+        taken = [answer for answers in clients.map(take, [25] * 8) for answer in answers]
+        assert sorted(answer["left"] for answer in taken) == list(range(800, 1000))
+        assert max(answer["attempt"] for answer in taken) > 1
+        with Client(running.port) as client:
+            assert client.request("GET", "/stock").body == b"800\n"
 
 
 def test_subscribers_hear_of_committed_orders_only_and_leave_without_harm(tmp_path: Path) -> None:
