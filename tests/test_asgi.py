@@ -689,6 +689,30 @@ async def test_a_client_that_left_before_the_head_decides_only_where_the_policy_
     assert (site.outcome.ending, site.outcome.unit_of_work) == ("aborted", verdict)
 
 
+@pytest.mark.parametrize("headers", [(), [(b"expect", b"100-continue")]], ids=["watched", "not watched"])
+async def test_who_waits_for_the_disconnect_hears_it_and_a_policy_that_rolls_back_does(headers: Any) -> None:
+    server = StrictASGIServer(headers=headers)
+    heard: list[Any] = []
+
+    async def listen(receive: Any) -> None:
+        while not heard or heard[-1]["type"] != "http.disconnect":
+            heard.append(await receive())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen, receive)
+            for _ in range(4):
+                await checkpoint()
+            server.leave()
+        await answer(b"a", b"b")(scope, receive, send)
+
+    site = Site(app, CommitPolicy(on_disconnect="rollback"))
+    await site.get(server=server)
+    assert [message["type"] for message in heard] == ["http.request", "http.disconnect"]
+    assert (site.outcome.ending, site.outcome.unit_of_work) == ("aborted", "rolled_back")
+    assert site.units.log == ["begin", "rollback", "close"]
+
+
 @pytest.mark.parametrize("observe", [False, True])
 @pytest.mark.parametrize("hooked", [False, True])
 async def test_a_slow_one_message_response_is_watched_as_well(
