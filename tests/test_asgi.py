@@ -457,14 +457,15 @@ async def test_stream_if_decides_by_status_and_headers() -> None:
 # -- 13: what ends a response -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("last", [{"body": b"x"}, {}], ids=["with a body", "without"])
 @pytest.mark.parametrize("hooked", [False, True])
 @pytest.mark.parametrize("commit", MODES)
-async def test_trailers_end_a_response_that_announced_them(commit: str, hooked: bool) -> None:
+async def test_trailers_end_a_response_that_announced_them(commit: str, hooked: bool, last: dict[str, bytes]) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if hooked:
             current_exchange().on_start(lambda exchange: None)
         await send({"type": START, "status": 200, "trailers": True})
-        await send({"type": BODY, "body": b"x"})
+        await send({"type": BODY, **last})
         assert current_exchange().state != "sent"
         await send({"type": "http.response.trailers", "headers": [], "more_trailers": True})
         assert current_exchange().state != "sent"

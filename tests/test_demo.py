@@ -164,7 +164,14 @@ def test_no_server_is_left_running_however_the_demo_ends(
     number: signal.Signals, code: int, tidy: bool, tmp_path: Path
 ) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(DEMO, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as demo:
+    with subprocess.Popen(
+        DEMO,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    ) as demo:
         assert demo.stderr is not None
         assert demo.stderr.readline() == f"{YIELD.title}: 110 orders\n"  # so it is in the middle of its work
         assert servers_under(tmp_path) != []

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -95,7 +94,7 @@ def serving(command: str, folder: Path) -> Iterator[Running]:
             time.sleep(0.01)
         yield running
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(5)
         process.kill()
