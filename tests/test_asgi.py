@@ -12,8 +12,8 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Generator, Iterator
-from contextlib import aclosing
-from typing import Any
+from contextlib import aclosing, nullcontext, suppress
+from typing import Any, Final
 
 import anyio
 import pytest
@@ -233,6 +233,27 @@ async def test_a_held_response_gets_a_content_length_and_others_none() -> None:
     assert (await Site(answer(), "buffered").get(method="HEAD")).declared is None
     chunked = await Site(answer(b"ab", headers=[(b"transfer-encoding", b"chunked")]), "buffered").get()
     assert chunked.declared is None
+    as_long = await Site(answer(b"ab", headers=[(b"x-of-17-character", b"1")]), "buffered").get()
+    assert as_long.declared == 2
+
+
+async def test_what_holds_more_than_bytes_gets_no_content_length() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200})
+        if "pathsend" in scope["extensions"]:
+            await send({"type": "http.response.pathsend", "path": "/srv/file"})
+            return
+        with tempfile.TemporaryFile() as file:
+            await send({"type": "http.response.zerocopysend", "file": file, "more_body": True})
+        await send({"type": BODY, "body": b"x"})
+
+    server = ZeroCopyServer()
+    assert (await Site(app, "buffered").get(server=server)).declared is None
+    assert len(server.read) == 1
+    server = ZeroCopyServer()
+    server.scope["extensions"] = {"pathsend": {}, "http.response.pathsend": {}}
+    assert (await Site(app, "buffered").get(server=server)).declared is None
+    assert server.path == "/srv/file"
 
 
 @pytest.mark.parametrize("commit", ["head", "buffered"])
@@ -365,6 +386,30 @@ async def test_what_has_to_be_waited_for_is_read_on_threads_and_only_a_little_ah
         assert len(readers) <= PIECES
         assert [reader == threading.get_ident() for reader in readers] == [on_the_loop] * len(readers)
         assert b"".join([item[:1] async for item in items]) == bytes(range(1, 20))
+
+
+async def test_a_file_of_which_the_page_cache_has_a_part_is_read_on_the_loop_as_far_as_it_has() -> None:
+    readers: list[tuple[int, bool]] = []
+
+    class Held(HeldBody):
+        def take(self) -> Iterator[Any]:
+            for item in super().take():
+                readers.append((item[0], threading.get_ident() == loop))
+                yield item
+
+        def _read_cached(self, size: int) -> bytes | None:
+            number = self._at // len(part)
+            return bytes([number]) * len(part) if number in (0, 1, 10, 11) else None
+
+    loop, part, held = threading.get_ident(), b"x" * 128 * 1024, Held(1)
+    for number in range(16):
+        held.append(bytes([number]) * len(part))
+    held.spill()
+    async with aclosing(items_of(held)) as items:
+        assert [item[0] async for item in items] == list(range(16))
+    on_loop = {number for number, here in readers if here}
+    assert on_loop == {0, 1, 10, 11}  # and 2 to 9 at a time
+    assert len(readers) == 16
 
 
 async def test_a_large_body_is_held_in_a_file_and_arrives_whole() -> None:
@@ -734,6 +779,147 @@ async def test_a_slow_one_message_response_is_watched_as_well(
     assert site.outcome.ending is Ending.ABORTED
 
 
+# -- what a client that left is known by -----------------------------------------------------------------------------
+
+
+EXPECTS: Final = (b"expect", b"100-continue")  # whose body nobody asks for but the application: so nobody watches
+
+
+@pytest.mark.parametrize("parts", [(b"a", b"bc", b"d"), (b"a", b"bc", b"")], ids=["", "an empty end"])
+@pytest.mark.parametrize("commit", MODES)
+async def test_where_nobody_watches_the_bytes_are_counted_as_well(commit: str, parts: tuple[bytes, ...]) -> None:
+    site = Site(answer(*parts), commit)
+    await site.get(headers=[EXPECTS])
+    assert (site.outcome.ending, site.outcome.bytes_sent) == ("handed_over", len(b"".join(parts)))
+
+
+@pytest.mark.parametrize("headers", [[], [EXPECTS]], ids=["watched", "not watched"])
+@pytest.mark.parametrize("leaves_at", [1, 2, 3, 4])
+@pytest.mark.parametrize("swallows", [False, True])
+@pytest.mark.parametrize("commit", [*MODES, "observe"])
+async def test_a_send_that_fails_says_that_the_client_left(
+    commit: str, swallows: bool, leaves_at: int, headers: Any
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with suppress(OSError) if swallows else nullcontext():
+            await answer(b"a", b"b", b"c", b"d")(scope, receive, send)
+
+    site = Site(app, commit, observe=commit == "observe")
+    with suppress(ConnectionLost):
+        await StrictASGIServer(headers=headers, leaves_at=leaves_at, tells=True).run(site.app)
+    # The parts of a stream are handed on without a look at what becomes of them: then an end is all that is missing.
+    assert site.outcome.ending in ((Ending.ABORTED, Ending.INCOMPLETE) if swallows else (Ending.ABORTED,))
+
+
+async def test_an_error_of_the_application_that_is_an_oserror_says_nothing_of_the_client() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200})
+        for part in (b"a", b"b", b"c"):
+            await send({"type": BODY, "body": part, "more_body": True})
+        open("/nowhere/at/all")  # noqa: ASYNC230, SIM115
+
+    site = Site(app, observe=True)
+    with pytest.raises(FileNotFoundError):
+        await StrictASGIServer().run(site.app)
+    assert site.outcome.ending is Ending.FAILED
+
+
+@pytest.mark.parametrize("cause", [True, False])
+async def test_a_failed_send_is_found_behind_the_error_that_the_application_made_of_it(cause: bool) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await answer(b"a", b"b", b"c", b"d")(scope, receive, send)
+        except OSError as error:
+            if cause:
+                raise RuntimeError("gone") from error
+            raise RuntimeError("gone")  # noqa: B904
+
+    site = Site(app, observe=True)
+    with pytest.raises(RuntimeError):
+        await StrictASGIServer(leaves_at=3, tells=True).run(site.app)
+    assert site.outcome.ending is Ending.ABORTED
+
+
+@pytest.mark.parametrize(("last", "ending"), [(b"3", "aborted"), (b"", "handed_over")])
+async def test_a_client_that_leaves_with_the_last_declared_byte_is_seen_and_one_that_has_all_is_not(
+    last: bytes, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postresponse.asgi.delivery.BRIEF", 0)
+
+    class Server(StrictASGIServer):
+        async def send(self, message: Any) -> None:
+            await super().send(message)
+            if message["type"] == BODY and message["body"] == last:
+                self.leave()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200, "headers": [(b"content-length", b"3")]})
+        for part in (b"1", b"2", b"3", b""):
+            await send({"type": BODY, "body": part, "more_body": True})
+        for _ in range(4):
+            await checkpoint()
+        await send({"type": BODY, "body": b""})
+
+    site = Site(app, observe=True)
+    await site.get(server=Server())
+    assert site.outcome.ending == ending
+
+
+async def test_two_that_wait_for_the_disconnect_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("postresponse.asgi.delivery.BRIEF", 0)
+    asked: list[int] = []
+    served = anyio.Event()
+
+    class Server(StrictASGIServer):
+        async def receive(self) -> Any:
+            asked.append(len(asked))
+            if len(asked) == 1:
+                return {"type": "http.request"}
+            await served.wait()
+            return {"type": "http.disconnect"}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(receive)
+            tasks.start_soon(receive)
+            for _ in range(4):
+                await checkpoint()
+            await answer(b"a", b"b", b"c")(scope, receive, send)
+            served.set()
+
+    site = Site(app, observe=True)
+    await site.get(server=Server())
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("anyio_backend", [("trio", {"clock": MockClock(autojump_threshold=0)})], ids=["trio"])
+async def test_a_disconnect_is_told_to_the_application_a_second_later_if_the_last_send_still_runs() -> None:
+    told: list[float] = []
+
+    class Server(StrictASGIServer):
+        async def send(self, message: Any) -> None:
+            if message.get("body") == b"last":
+                self.leave()
+                await anyio.sleep(60)
+            await super().send(message)
+
+    async def listen(receive: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        told.append(anyio.current_time() - began)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen, receive)
+            await checkpoint()
+            await answer(b"last")(scope, receive, send)
+
+    began = anyio.current_time()
+    server = Server()
+    await Site(app, observe=True).app(dict(server.scope), server.receive, server.send)
+    assert told == [pytest.approx(1.0)]
+
+
 # -- 16: a large last message -----------------------------------------------------------------------------------------
 
 
@@ -1081,8 +1267,9 @@ class StuckServer(StrictASGIServer):
         await super().send(message)
 
 
-async def test_over_http_2_a_send_that_never_returns_ends_with_the_client() -> None:
-    site = Site(answer(b"a", b"stuck", b"c"))
+@pytest.mark.parametrize("commit", MODES)
+async def test_over_http_2_a_send_that_never_returns_ends_with_the_client(commit: str) -> None:
+    site = Site(answer(b"a", b"stuck", b"c"), commit)
     await site.get(server=StuckServer())
     assert site.outcome.ending is Ending.ABORTED
 
