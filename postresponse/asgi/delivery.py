@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 from postresponse.asgi.messages import BODY, END_OF_BODY, START, encoded, items_of, kept
 from postresponse.asgi.performing import on_thread, perform
 from postresponse.asgi.watch import Watch
-from postresponse.core.driven import Driven
+from postresponse.core.driven import DrivenExchange
 from postresponse.core.exchange import Failure
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, Outcome, State
 from postresponse.core.settlement import run_start_hooks, settle
@@ -46,7 +46,7 @@ SETTLE: Final = Action.SETTLE
 BUFFERED: Final = MOVES[CommitPoint.BUFFERED]
 
 
-class Delivery(Driven):
+class Delivery(DrivenExchange):
     """An exchange, and how its response leaves."""
 
     __slots__ = ()

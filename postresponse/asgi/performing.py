@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from postresponse.core.driven import Driven
+from postresponse.core.driven import DrivenExchange
 from postresponse.core.settlement import Step, Steps
 from postresponse.core.units import Manner
 from postresponse.shielding import shielded, time_limit
@@ -23,7 +23,7 @@ T = TypeVar("T")
 AT_ONCE: Final = Manner.AT_ONCE
 
 
-async def perform(exchange: Driven, steps: Steps[T]) -> T:
+async def perform(exchange: DrivenExchange, steps: Steps[T]) -> T:
     """Perform all *steps*, whatever is cancelled meanwhile, and return their result."""
     done, rest = at_once(steps)
     return rest if done else await shielded(drive, exchange, steps, rest)
@@ -53,7 +53,7 @@ def at_once(steps: Steps[Any]) -> tuple[bool, Any]:
         return True, stop.value
 
 
-async def drive(exchange: Driven, steps: Steps[T], step: Step) -> T:
+async def drive(exchange: DrivenExchange, steps: Steps[T], step: Step) -> T:
     """Perform *step* and the rest of *steps*, and return their result."""
     try:
         while True:
@@ -67,7 +67,7 @@ async def drive(exchange: Driven, steps: Steps[T], step: Step) -> T:
         return stop.value  # type: ignore[no-any-return]
 
 
-async def _do(exchange: Driven, step: Step) -> Any:
+async def _do(exchange: DrivenExchange, step: Step) -> Any:
     call, args, manner, limit = step
     if manner is Manner.BLOCKS:
         result = await on_thread(within, limit, call, args, exchange._unit)

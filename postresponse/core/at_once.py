@@ -8,7 +8,7 @@ test runs both ways side by side.
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from postresponse.core.driven import Driven
+from postresponse.core.driven import DrivenExchange
 from postresponse.core.lifecycle import Event, UnitState
 from postresponse.core.policy import COMMIT, below_400
 from postresponse.core.settlement import (
@@ -32,7 +32,7 @@ Run: TypeAlias = Callable[[Callable[[], Any], Any, float | None], Any]
 COMMITTED: Final = UnitState.COMMITTED
 
 
-def open_at_once(exchange: Driven, run: Run) -> Steps[Event | None] | None:
+def open_at_once(exchange: DrivenExchange, run: Run) -> Steps[Event | None] | None:
     """Make the unit of work and begin it; None if the application may run, else the steps that are left."""
     try:
         unit, kind = made_unit(exchange)
@@ -45,7 +45,7 @@ def open_at_once(exchange: Driven, run: Run) -> Steps[Event | None] | None:
     return None
 
 
-def settle_at_once(exchange: Driven, run: Run) -> Steps[Event] | None:
+def settle_at_once(exchange: DrivenExchange, run: Run) -> Steps[Event] | None:
     """Commit by the rules, and release the connection; None if that is done, else the steps that are left."""
     unit, kind, policy, settings = exchange._unit, exchange._kind, exchange._policy, exchange._settings
     if (

@@ -10,10 +10,10 @@ from postresponse.core.policy import Verdict, below_400, head_of, is_transient, 
 from postresponse.core.settings import Settings
 from postresponse.exceptions import CommitInDoubt, MessageOrderError, PartialCommit, ResponseReplaced
 
-__all__ = ["Driven"]
+__all__ = ["DrivenExchange"]
 
 
-class Driven(Exchange):
+class DrivenExchange(Exchange):
     """An exchange, for those who drive it."""
 
     __slots__ = ()

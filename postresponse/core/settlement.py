@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Generator
 from typing import Any, Final, TypeVar
 
-from postresponse.core.driven import Driven
+from postresponse.core.driven import DrivenExchange
 from postresponse.core.exchange import Failure, Stage
 from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import MOVES, Event, UnitState
@@ -37,7 +37,7 @@ FAILURES: Final = (Exception, SystemExit)
 """What is a failure. All else ends a process or a task, and is never swallowed; cancellation is no `Exception`."""
 
 
-def begin_unit(exchange: Driven) -> Steps[Event | None]:
+def begin_unit(exchange: DrivenExchange) -> Steps[Event | None]:
     """Begin the unit of work that was made, if it has to be."""
     unit, kind = exchange._unit, exchange._kind
     assert kind is not None
@@ -49,13 +49,13 @@ def begin_unit(exchange: Driven) -> Steps[Event | None]:
     return None
 
 
-def not_begun(exchange: Driven, error: BaseException) -> Steps[Event]:
+def not_begun(exchange: DrivenExchange, error: BaseException) -> Steps[Event]:
     """Refuse the request, whose unit of work could not begin."""
     exchange._fail("begin", error)
     return (yield from _refused(exchange, "the unit of work could not begin"))
 
 
-def made_unit(exchange: Driven) -> tuple[Any, UnitKind]:
+def made_unit(exchange: DrivenExchange) -> tuple[Any, UnitKind]:
     """Let the factory make a unit of work, and check what it made."""
     settings = exchange._settings
     assert settings.unit_of_work is not None
@@ -69,7 +69,7 @@ def made_unit(exchange: Driven) -> tuple[Any, UnitKind]:
     return unit, kind
 
 
-def run_start_hooks(exchange: Driven) -> Steps[bool]:
+def run_start_hooks(exchange: DrivenExchange) -> Steps[bool]:
     """Run the start hooks where nothing is to be settled; False if one failed, and an error response is due."""
     if (yield from _run_start_hooks(exchange)):
         return True
@@ -78,7 +78,7 @@ def run_start_hooks(exchange: Driven) -> Steps[bool]:
     return False
 
 
-def _run_start_hooks(exchange: Driven) -> Steps[bool]:
+def _run_start_hooks(exchange: DrivenExchange) -> Steps[bool]:
     """Run the start hooks, last registered first; False if one failed."""
     hooks, exchange._on_start = exchange._on_start, None
     try:
@@ -92,7 +92,7 @@ def _run_start_hooks(exchange: Driven) -> Steps[bool]:
     return True
 
 
-def settle(exchange: Driven) -> Steps[Event]:
+def settle(exchange: DrivenExchange) -> Steps[Event]:
     """End the unit of work by the rules, its hooks around it, its connection released."""
     if (exchange._on_start is not None or exchange._headers is not None) and not (
         yield from _run_start_hooks(exchange)
@@ -116,7 +116,7 @@ def settle(exchange: Driven) -> Steps[Event]:
     return (yield from _end(exchange))
 
 
-def commit_early(exchange: Driven) -> Steps[Event]:
+def commit_early(exchange: DrivenExchange) -> Steps[Event]:
     """Commit before the application has answered, unless it is doomed or was ended already.
 
     A failure is the application's to answer; what `REFUSED` or `AGAIN` stands for is in the exchange.
@@ -128,13 +128,13 @@ def commit_early(exchange: Driven) -> Steps[Event]:
     return (yield from _commit(exchange))
 
 
-def _answered(exchange: Driven) -> Event:
+def _answered(exchange: DrivenExchange) -> Event:
     """Whether the answer to an early commit may leave: a general error page must not hide that nobody knows."""
     failure, status = exchange._failure, exchange._status or 500
     return Event.REFUSED if failure is not None and failure.unknown and status >= 500 else SETTLED
 
 
-def refuse(exchange: Driven, event: Event) -> Steps[Event]:
+def refuse(exchange: DrivenExchange, event: Event) -> Steps[Event]:
     """Roll back because the response cannot leave as it is: its held body is too large, or has no end."""
     if event is Event.OVERFLOW:
         exchange._fail(
@@ -149,7 +149,7 @@ def refuse(exchange: Driven, event: Event) -> Steps[Event]:
     return (yield from _refused(exchange, "its body has no end"))
 
 
-def _refused(exchange: Driven, what: str) -> Steps[Event]:
+def _refused(exchange: DrivenExchange, what: str) -> Steps[Event]:
     """Roll back what is open behind a failure, and tell of it, unless the request is run again."""
     if exchange._unit is not None and not exchange._unit_ended:
         exchange._settling = exchange._settling or exchange._settings.clock()
@@ -160,7 +160,7 @@ def _refused(exchange: Driven, what: str) -> Steps[Event]:
     return Event.REFUSED
 
 
-def _commit(exchange: Driven) -> Steps[Event]:
+def _commit(exchange: DrivenExchange) -> Steps[Event]:
     unit, kind = exchange._unit, exchange._kind
     assert kind is not None
     stage: Stage = "before_commit"
@@ -178,7 +178,7 @@ def _commit(exchange: Driven) -> Steps[Event]:
     return (yield from _end(exchange))
 
 
-def not_committed(exchange: Driven, error: BaseException, stage: Stage = "commit") -> Steps[Event]:
+def not_committed(exchange: DrivenExchange, error: BaseException, stage: Stage = "commit") -> Steps[Event]:
     """Roll back and refuse the response, whose unit of work could not commit."""
     # An exit out of COMMIT, as a worker's time-out raises it, says nothing of how that went on.
     cut_off = stage == "commit" and not isinstance(error, Exception)
@@ -189,14 +189,14 @@ def not_committed(exchange: Driven, error: BaseException, stage: Stage = "commit
     return (yield from _end(exchange, "the unit of work could not commit", exchange._settings.on_commit_failed))
 
 
-def not_closed(exchange: Driven, error: BaseException) -> Steps[Event]:
+def not_closed(exchange: DrivenExchange, error: BaseException) -> Steps[Event]:
     """Give the connection up of a unit of work that committed and could not be closed."""
     yield from _not_cleaned_up(exchange, error, "close")
     exchange._settled = exchange._settings.clock()
     return (yield from told(exchange))
 
 
-def _end(exchange: Driven, failed: str = "", callback: Callable[[Failure], Any] | None = None) -> Steps[Event]:
+def _end(exchange: DrivenExchange, failed: str = "", callback: Callable[[Failure], Any] | None = None) -> Steps[Event]:
     """Release the connection and tell of the end; or `AGAIN`, and nothing is told of an attempt that is discarded.
 
     Args:
@@ -207,7 +207,7 @@ def _end(exchange: Driven, failed: str = "", callback: Callable[[Failure], Any] 
     return (yield from told(exchange, failed, callback))
 
 
-def told(exchange: Driven, failed: str = "", callback: Callable[[Failure], Any] | None = None) -> Steps[Event]:
+def told(exchange: DrivenExchange, failed: str = "", callback: Callable[[Failure], Any] | None = None) -> Steps[Event]:
     """Tell of the end of a unit of work whose connection is released, as `_end` has it."""
     state = exchange._unit_state
     if state is not COMMITTED and state is not UnitState.NONE and _runs_again(exchange):
@@ -219,20 +219,20 @@ def told(exchange: Driven, failed: str = "", callback: Callable[[Failure], Any] 
     return Event.REFUSED if failed else SETTLED
 
 
-def _keep(exchange: Driven, error: BaseException) -> None:
+def _keep(exchange: DrivenExchange, error: BaseException) -> None:
     """Keep *error* if it ends a process or a task: it passes once everything is done."""
     if not isinstance(error, FAILURES) and exchange._passing is None:
         exchange._passing = error
 
 
-def _let_pass(exchange: Driven) -> None:
+def _let_pass(exchange: DrivenExchange) -> None:
     """Raise what was kept."""
     passing, exchange._passing = exchange._passing, None
     if passing is not None:
         raise passing
 
 
-def _runs_again(exchange: Driven) -> bool:
+def _runs_again(exchange: DrivenExchange) -> bool:
     """Whether the request is run again, now that its unit of work has ended without a commit; noted in the exchange."""
     try:
         may = exchange._settings.retries and exchange._passing is None
@@ -245,7 +245,7 @@ def _runs_again(exchange: Driven) -> bool:
     return exchange._again
 
 
-def _roll_back(exchange: Driven) -> Steps[None]:
+def _roll_back(exchange: DrivenExchange) -> Steps[None]:
     """Roll back; a connection that does not is given up, and its server ends the transaction."""
     exchange._unit_state = UnitState.ROLLED_BACK
     unit, kind = exchange._unit, exchange._kind
@@ -258,7 +258,7 @@ def _roll_back(exchange: Driven) -> Steps[None]:
         yield from _clean_up(exchange, unit.rollback, kind.rollback, "roll back")
 
 
-def _close(exchange: Driven) -> Steps[None]:
+def _close(exchange: DrivenExchange) -> Steps[None]:
     exchange._unit_ended = True
     unit, kind = exchange._unit, exchange._kind
     assert kind is not None
@@ -267,7 +267,7 @@ def _close(exchange: Driven) -> Steps[None]:
     exchange._settled = exchange._settings.clock()
 
 
-def _clean_up(exchange: Driven, call: Callable[[], Any], manner: Manner, what: str) -> Steps[None]:
+def _clean_up(exchange: DrivenExchange, call: Callable[[], Any], manner: Manner, what: str) -> Steps[None]:
     try:
         yield call, (), manner, exchange._settings.cleanup_timeout
     except GeneratorExit:
@@ -276,13 +276,13 @@ def _clean_up(exchange: Driven, call: Callable[[], Any], manner: Manner, what: s
         yield from _not_cleaned_up(exchange, error, what)
 
 
-def _not_cleaned_up(exchange: Driven, error: BaseException, what: str) -> Steps[None]:
+def _not_cleaned_up(exchange: DrivenExchange, error: BaseException, what: str) -> Steps[None]:
     logger.error("%s: the unit of work could not %s", exchange.route, what, exc_info=error)
     _keep(exchange, error)
     yield from _give_up(exchange)
 
 
-def _give_up(exchange: Driven) -> Steps[bool]:
+def _give_up(exchange: DrivenExchange) -> Steps[bool]:
     """Give the connection up; False where that cannot be done."""
     give_up, kind = getattr(exchange._unit, "invalidate", None), exchange._kind
     if give_up is None or kind is None:
@@ -298,14 +298,14 @@ def _give_up(exchange: Driven) -> Steps[bool]:
     return True
 
 
-def _after(exchange: Driven) -> Steps[None]:
+def _after(exchange: DrivenExchange) -> Steps[None]:
     if exchange._unit_state is UnitState.COMMITTED:
         yield from _run_all(exchange, "after_commit", exchange._after_commit, ())
     elif exchange._unit_state in (UnitState.ROLLED_BACK, UnitState.FAILED):
         yield from _run_all(exchange, "after_rollback", exchange._after_rollback, ())
 
 
-def finish(exchange: Driven) -> Steps[None]:
+def finish(exchange: DrivenExchange) -> Steps[None]:
     """Settle what is open, clean up after late use, and report the outcome; the state is `OVER`.
 
     Nothing is reported of an attempt that is discarded.
@@ -331,7 +331,7 @@ def finish(exchange: Driven) -> Steps[None]:
     _let_pass(exchange)
 
 
-def _end_unit(exchange: Driven) -> Steps[None]:
+def _end_unit(exchange: DrivenExchange) -> Steps[None]:
     if exchange._unit_ended:
         if exchange._kind is not None and exchange._kind.lazy and exchange._unit.touched:
             yield from _end_late_use(exchange)
@@ -347,7 +347,7 @@ def _end_unit(exchange: Driven) -> Steps[None]:
         raise
 
 
-def _report(exchange: Driven) -> Steps[None]:
+def _report(exchange: DrivenExchange) -> Steps[None]:
     outcome = exchange._outcome(exchange._settings.clock())
     hooks = list(reversed(exchange._on_finished or ()))
     if exchange._settings.on_finished is not None:
@@ -370,7 +370,7 @@ def _milliseconds(began: int, ended: int | None) -> str:
     return "-" if ended is None else f"{(ended - began) / 1e6:.1f}"
 
 
-def _end_late_use(exchange: Driven) -> Steps[None]:
+def _end_late_use(exchange: DrivenExchange) -> Steps[None]:
     if exchange._unit.changed and not exchange._again:
         logger.warning(
             "%s: late write: the unit of work was changed after it had ended; the change is rolled back. "
@@ -383,7 +383,7 @@ def _end_late_use(exchange: Driven) -> Steps[None]:
     yield from _clean_up(exchange, unit.close, kind.close, "close after its late use")
 
 
-def _tell_failure(exchange: Driven, what: str, callback: Callable[[Failure], Any] | None = None) -> Steps[None]:
+def _tell_failure(exchange: DrivenExchange, what: str, callback: Callable[[Failure], Any] | None = None) -> Steps[None]:
     """Log the failure that refused the response, and hand it to *callback*, or to `on_error`."""
     failure = exchange._failure
     assert failure is not None
@@ -391,7 +391,7 @@ def _tell_failure(exchange: Driven, what: str, callback: Callable[[Failure], Any
     yield from _tell(exchange, failure, callback)
 
 
-def _tell(exchange: Driven, failure: Failure, callback: Callable[[Failure], Any] | None = None) -> Steps[None]:
+def _tell(exchange: DrivenExchange, failure: Failure, callback: Callable[[Failure], Any] | None = None) -> Steps[None]:
     """Hand *failure* to *callback*, or to `on_error`."""
     callback = callback or (exchange._settings.on_error if failure.stage != "commit" else None)
     if callback is not None:
@@ -404,7 +404,7 @@ def _tell(exchange: Driven, failure: Failure, callback: Callable[[Failure], Any]
             _keep(exchange, error)
 
 
-def _run_all(exchange: Driven, stage: Stage, hooks: list[Any] | None, args: tuple[Any, ...]) -> Steps[None]:
+def _run_all(exchange: DrivenExchange, stage: Stage, hooks: list[Any] | None, args: tuple[Any, ...]) -> Steps[None]:
     """Run every hook whatever the others do; what ends a process or a task passes through once all is done."""
     for hook in hooks or ():
         try:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from postresponse.core.at_once import open_at_once, settle_at_once
 from postresponse.core.current import current
-from postresponse.core.driven import Driven
+from postresponse.core.driven import DrivenExchange
 from postresponse.core.exchange import KEY, Failure
 from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
@@ -55,7 +55,7 @@ OBSERVED: Final = MOVES[CommitPoint.AFTER_SEND]
 AT_HEAD: Final = MOVES[CommitPoint.HEAD]
 
 
-class WSGIExchange(Driven):
+class WSGIExchange(DrivenExchange):
     """An exchange, and how it speaks WSGI with the application inside and the server outside."""
 
     __slots__ = ()

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from postresponse.core.driven import Driven
+from postresponse.core.driven import DrivenExchange
 from postresponse.core.settlement import Step, Steps
 from postresponse.exceptions import WrongApplication
 from postresponse.watchdog import within
@@ -14,7 +14,7 @@ __all__ = ["perform", "run_at_once"]
 T = TypeVar("T")
 
 
-def perform(exchange: Driven, steps: Steps[T]) -> T:
+def perform(exchange: DrivenExchange, steps: Steps[T]) -> T:
     """Perform all *steps* and return their result."""
     try:
         step = next(steps)
@@ -29,7 +29,7 @@ def perform(exchange: Driven, steps: Steps[T]) -> T:
         return stop.value  # type: ignore[no-any-return]
 
 
-def _do(exchange: Driven, step: Step) -> Any:
+def _do(exchange: DrivenExchange, step: Step) -> Any:
     call, args, manner, limit = step
     if manner is not None:
         return call(*args) if limit is None else within(limit, call, args, exchange._unit)

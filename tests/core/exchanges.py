@@ -3,7 +3,7 @@
 import itertools
 from typing import Any
 
-from postresponse.core.driven import Driven
+from postresponse.core.driven import DrivenExchange
 from postresponse.core.lifecycle import Action, Event
 from postresponse.core.settings import Settings
 from postresponse.core.settlement import FAILURES, Steps, begin_unit, made_unit, not_begun
@@ -27,15 +27,15 @@ def settings_of(**options: Any) -> Settings:
     return Settings.of(**(every | options))
 
 
-def exchange_of(scope: Any = None, **options: Any) -> Driven:
+def exchange_of(scope: Any = None, **options: Any) -> DrivenExchange:
     """An exchange of such a middleware, its unit of work begun if it has one."""
-    exchange = Driven(settings_of(**options), SCOPE if scope is None else scope, 0)
+    exchange = DrivenExchange(settings_of(**options), SCOPE if scope is None else scope, 0)
     if options.get("unit_of_work") is not None:
         assert perform(open_unit(exchange)) is None
     return exchange
 
 
-def open_unit(exchange: Driven) -> Steps[Event | None]:
+def open_unit(exchange: DrivenExchange) -> Steps[Event | None]:
     """Make the unit of work and begin it, step by step; None if the application may run, else what to report."""
     try:
         made_unit(exchange)
@@ -60,7 +60,7 @@ def perform(steps: Steps[Any]) -> Any:
         return stop.value
 
 
-def give_head(exchange: Driven, status: int = 200) -> Action:
+def give_head(exchange: DrivenExchange, status: int = 200) -> Action:
     """Let the application give its head, as an adapter takes it."""
     exchange._status = status
     return exchange._advance(Event.START)

@@ -9,7 +9,7 @@ import pytest
 
 from postresponse import CommitPolicy
 from postresponse.core.at_once import open_at_once, settle_at_once
-from postresponse.core.driven import Driven
+from postresponse.core.driven import DrivenExchange
 from postresponse.core.exchange import Exchange, Failure
 from postresponse.core.lifecycle import Event
 from postresponse.core.settlement import settle
@@ -44,7 +44,7 @@ class Side:
         settings = settings_of(
             unit_of_work=lambda exchange: unit, commit=policy, on_error=self.tell, on_commit_failed=self.tell
         )
-        self.exchange = Driven(settings, SCOPE, 0)
+        self.exchange = DrivenExchange(settings, SCOPE, 0)
 
     def tell(self, failure: Failure) -> None:
         self.told.append((failure.stage, type(failure.exception), failure.unknown, self.unit.log.copy()))
@@ -143,7 +143,7 @@ def test_a_factory_that_fails_refuses_the_request_both_ways() -> None:
 
 def test_what_waits_is_left_to_the_steps() -> None:
     settings = settings_of(is_async=True, unit_of_work=FakeUnits())
-    exchange = Driven(settings, SCOPE, 0)
+    exchange = DrivenExchange(settings, SCOPE, 0)
     rest = open_at_once(exchange, run)  # a plain function blocks, and under ASGI goes to a thread
     assert rest is not None
     assert perform(rest) is None

@@ -7,7 +7,7 @@ import pytest
 
 from postresponse import CommitPolicy, commit_policy, current_exchange, doom, force_commit
 from postresponse.core.current import current as context
-from postresponse.core.driven import Driven
+from postresponse.core.driven import DrivenExchange
 from postresponse.core.lifecycle import MOVES, CommitPoint
 from postresponse.exceptions import ConfigurationError, NoExchange
 from tests.core.exchanges import exchange_of, give_head
@@ -15,7 +15,7 @@ from tests.fakes import FakeUnits
 
 
 @contextmanager
-def current(exchange: Driven) -> Iterator[Driven]:
+def current(exchange: DrivenExchange) -> Iterator[DrivenExchange]:
     token = context.set(exchange)
     try:
         yield exchange

@@ -5,7 +5,7 @@ import pytest
 
 from postresponse import CommitPolicy
 from postresponse.core import log
-from postresponse.core.driven import Driven
+from postresponse.core.driven import DrivenExchange
 from postresponse.core.exchange import Failure
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
 from postresponse.core.log import first_time, route_of
@@ -176,7 +176,7 @@ def test_a_failure_asks_for_503_where_it_is_worth_another_try_or_unknown() -> No
 # -- held bodies ------------------------------------------------------------------------------------------------------
 
 
-def held(**policy: Any) -> Driven:
+def held(**policy: Any) -> DrivenExchange:
     exchange = exchange_of(unit_of_work=FakeUnits(), commit=CommitPolicy(at="buffered", **policy))
     give_head(exchange)
     return exchange

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import pytest
 
-from postresponse.core.driven import Driven
+from postresponse.core.driven import DrivenExchange
 from postresponse.core.exchange import Exchange, Failure
 from postresponse.core.lifecycle import (
     MOVES,
@@ -74,7 +74,7 @@ class Plan:
 class Walk:
     """One order of events so far: the exchange it led to, and all that happened, in order."""
 
-    def __init__(self, plan: Plan, settings: Settings, exchange: Driven) -> None:
+    def __init__(self, plan: Plan, settings: Settings, exchange: DrivenExchange) -> None:
         self.plan = plan
         self.settings = settings
         self.exchange = exchange
@@ -154,7 +154,9 @@ def begin(plan: Plan) -> tuple[Stage, Walk]:
         on_error=functools.partial(stage.told, "on_error"),
         cleanup_timeout=1,
     )
-    walk = stage.walk = Walk(plan, settings, Driven(settings, {"type": "http", "method": "GET", "path": "/"}, 0))
+    walk = stage.walk = Walk(
+        plan, settings, DrivenExchange(settings, {"type": "http", "method": "GET", "path": "/"}, 0)
+    )
     walk.exchange._attempt = plan.attempt or 1
     if plan.at is not None:
         walk.answer = perform(walk, exchanges.open_unit(walk.exchange))

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from postresponse import CommitPolicy, Outcome, Retry
-from postresponse.core.driven import Driven
+from postresponse.core.driven import DrivenExchange
 from postresponse.core.exchange import Exchange, Failure
 from postresponse.core.lifecycle import Ending, Event, State, UnitState
 from postresponse.core.settlement import commit_early, finish, refuse, run_start_hooks, settle
@@ -24,7 +24,7 @@ class LazyUnit(FakeUnit):
         self.touched = False
 
 
-def lazily(fails: dict[str, BaseException] | None = None, *, touched: bool = False) -> tuple[LazyUnit, Driven]:
+def lazily(fails: dict[str, BaseException] | None = None, *, touched: bool = False) -> tuple[LazyUnit, DrivenExchange]:
     unit = LazyUnit(fails or {})
     exchange = exchange_of(unit_of_work=lambda exchange: unit)
     unit.touched = touched
@@ -320,7 +320,9 @@ def test_a_factory_that_fails_leaves_nothing_to_end() -> None:
     def factory(exchange: Exchange) -> Any:
         raise SystemExit(3)
 
-    exchange = Driven(settings_of(unit_of_work=factory, on_error=told.append), {"method": "GET", "path": "/"}, 0)
+    exchange = DrivenExchange(
+        settings_of(unit_of_work=factory, on_error=told.append), {"method": "GET", "path": "/"}, 0
+    )
     assert perform(open_unit(exchange)) is Event.REFUSED
     assert (exchange._unit, exchange.unit_of_work) == (None, UnitState.NONE)
     assert [failure.stage for failure in told] == ["begin"]
