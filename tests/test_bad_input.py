@@ -253,11 +253,15 @@ def test_a_wsgi_application_of_unknown_signature_is_refused_by_the_asgi_class_at
     assert (seen.heads, units.log) == (0, ["begin", "rollback", "close"])
 
 
-def test_an_error_of_an_application_that_is_no_coroutine_function_stays_what_it_is() -> None:
+@pytest.mark.parametrize("is_coroutine", [False, True])
+def test_a_type_error_of_an_asgi_application_stays_what_it_is(is_coroutine: bool) -> None:
     def app(scope: Any, receive: Any, send: Any) -> Any:
         raise TypeError("its own")
 
-    seen = ASGISide().run(app, Seen())
+    async def coroutine(scope: Any, receive: Any, send: Any) -> Any:
+        raise TypeError("its own")
+
+    seen = ASGISide().run(coroutine if is_coroutine else app, Seen())
     assert type(seen.error) is TypeError
     assert str(seen.error) == "its own"
 

@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from postresponse import Outcome, asgi, current_exchange, wsgi
+from postresponse import CommitPolicy, Outcome, asgi, current_exchange, wsgi
 from postresponse.core.current import current
 from postresponse.core.exchange import KEY
 from postresponse.core.lifecycle import Ending, UnitState
@@ -35,9 +35,16 @@ def returned(app: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
 
 @pytest.mark.parametrize("units", [None, FakeUnits()])
 def test_a_list_that_is_done_with_goes_to_the_server_as_it_is(units: FakeUnits | None) -> None:
-    body, environ = returned(listed, unit_of_work=units)
+    kept = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        kept.append(current_exchange())
+        return listed(environ, start_response)
+
+    body, environ = returned(app, unit_of_work=units)
     assert body is PARTS
     assert KEY not in environ
+    assert kept[0].state == "over"
     assert current.get() is None
     assert units is None or units.log == ["begin", "commit", "close"]
 
@@ -206,3 +213,50 @@ def test_the_server_is_asked_for_a_disconnect_only_where_somebody_wants_to_know(
     anyio.run(server.run, asgi.PostResponseMiddleware(app, **options))
     assert (server.received > 0) is asks_server
     assert server.body == b"onetwo"
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_where_a_policy_depends_on_it_a_client_that_leaves_is_seen(backend: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        server.leave()
+        await anyio.wait_all_tasks_blocked()
+        await _answers(send, b"one")
+
+    server, units = StrictASGIServer(), FakeUnits(is_async=True)
+    policy = CommitPolicy(on_disconnect="rollback")
+    anyio.run(server.run, asgi.PostResponseMiddleware(app, unit_of_work=units, commit=policy), backend=backend)
+    assert units.log == ["begin", "rollback", "close"]
+
+
+@pytest.mark.parametrize("at", [None, "head", "buffered"])
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_over_http_2_a_send_that_never_returns_ends_with_the_client_though_nobody_asks(backend: str, at: Any) -> None:
+    class Stuck(StrictASGIServer):
+        async def send(self, message: Any) -> None:
+            if message.get("body") == b"stuck":
+                self.leave()
+                await anyio.sleep_forever()
+            await super().send(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await _answers(send, b"one", b"stuck", b"three")
+
+    async def serve() -> None:
+        server = Stuck(http_version="2")
+        await server.run(asgi.PostResponseMiddleware(app, unit_of_work=units, commit=at))
+
+    units = None if at is None else FakeUnits(is_async=True)
+    anyio.run(serve, backend=backend)
+    assert units is None or units.log == ["begin", "commit", "close"]
+
+
+@pytest.mark.parametrize("at", [None, "head", "buffered"])
+def test_a_scope_that_does_not_say_the_version_is_taken_for_http_1(at: Any) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await _answers(send, b"one", b"two", b"three")
+
+    server = StrictASGIServer()
+    del server.scope["http_version"]
+    units = None if at is None else FakeUnits(is_async=True)
+    anyio.run(server.run, asgi.PostResponseMiddleware(app, unit_of_work=units, commit=at))
+    assert server.body == b"onetwothree"

@@ -20,7 +20,7 @@ from postresponse.core.lifecycle import Ending, UnitState
 from postresponse.error_response import ErrorResponse
 from postresponse.exceptions import MessageOrderError, NoExchange, WrongApplication
 from postresponse.wsgi import PostResponseMiddleware
-from tests.fakes import CLOSINGS, Closing, FakeUnits, FileWrapper, StrictWSGIServer, linted, run_wsgi
+from tests.fakes import CLOSINGS, Closing, ConnectionLost, FakeUnits, FileWrapper, StrictWSGIServer, linted, run_wsgi
 
 MODES = ["head", "buffered", "after_send"]
 ALL = [*MODES, "observe"]
@@ -393,6 +393,30 @@ def test_write_works_and_keeps_its_place(commit: str) -> None:
     assert site.outcome.ending is Ending.HANDED_OVER
 
 
+@pytest.mark.parametrize("commit", ["head", "buffered"])
+def test_nothing_is_decided_by_writing_nothing(commit: str) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", list(TEXT))(b"")
+        assert (current_exchange().state, site.units.log) == ("decided", ["begin"])
+        return [b"one"]
+
+    site = Site(app, commit)
+    assert site.get().body == b"one"
+    assert site.units.log == ["begin", "commit", "close"]
+
+
+def test_what_ends_the_process_passes_though_the_response_was_replaced() -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", list(TEXT))(b"one")
+        assert current_exchange().state == "replaced by an error response"
+        raise SystemExit(3)
+
+    site = Site(app, fails={"commit": ValueError()})
+    with pytest.raises(SystemExit):
+        site.get()
+    assert site.units.log == ["begin", "commit!", "rollback", "close"]
+
+
 @pytest.mark.parametrize("commit", MODES)
 def test_on_a_server_without_write_it_works_where_the_head_is_withheld(commit: str) -> None:
     site = Site(writing(b"one", b"two", body=[b"three"]), commit)
@@ -584,7 +608,14 @@ def test_a_failing_start_hook_is_a_500_and_a_rollback(commit: str) -> None:
 @pytest.mark.parametrize("commit", ALL)
 @pytest.mark.parametrize("closing", ["normal", "early", "twice", "in_flight"])
 def test_a_servers_file_wrapper_stays_its_own_and_its_end_is_seen(commit: str, closing: Closing) -> None:
-    file = io.BytesIO(b"contents of a file")
+    class File(io.BytesIO):
+        closings = 0
+
+        def close(self) -> None:
+            self.closings += 1
+            super().close()
+
+    file = File(b"contents of a file")
 
     def app(environ: Any, start_response: Any) -> Any:
         start_response("200 OK", list(TEXT))
@@ -593,8 +624,9 @@ def test_a_servers_file_wrapper_stays_its_own_and_its_end_is_seen(commit: str, c
     site = Site(app, commit)
     server = StrictWSGIServer(closing=closing, file_wrapper=True).run(site.app)
     assert server.sent_as_file
-    assert file.closed
+    assert file.closings == 1
     assert site.outcome.ending == ("aborted" if closing == "in_flight" else "unconfirmed")
+    assert type(site.outcome.exception) is (ConnectionLost if closing == "in_flight" else type(None))
     assert site.outcome.bytes_sent is None
 
 
@@ -609,10 +641,11 @@ def test_a_file_wrapper_that_cannot_be_watched_is_iterated() -> None:
 
     def app(environ: Any, start_response: Any) -> Any:
         start_response("200 OK", list(TEXT))
-        return Slotted(io.BytesIO(b"contents"))
+        return Slotted(file)
 
-    site = Site(app)
+    site, file = Site(app), io.BytesIO(b"contents")
     server = site.get(file_wrapper=True)
+    assert file.closed
     assert (server.body, server.sent_as_file) == (b"contents", False)
     assert site.outcome.ending is Ending.HANDED_OVER
 

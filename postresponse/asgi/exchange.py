@@ -363,7 +363,7 @@ class ASGIExchange(Delivery):
         replaced = self._failure is not None
         if not replaced:
             self._exception = error
-        action = self._advance(Event.RAISED) if self._state is not State.OVER else Action.FINISH
+        action = self._advance(Event.RAISED)
         if not isinstance(error, Exception):
             self._again = False
         await self._finish()
@@ -402,7 +402,7 @@ class ASGIExchange(Delivery):
         """Whether *error* says that the client left: a cancellation, or an OSError out of the server's `send`."""
         if isinstance(error, get_cancelled_exc_class()):
             return True
-        server_code = getattr(getattr(self._server_send, "__func__", self._server_send), "__code__", None)
+        server_code = getattr(self._server_send, "__code__", None)
         while error is not None and server_code is not None:
             if isinstance(error, OSError):
                 traceback = error.__traceback__

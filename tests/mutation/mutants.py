@@ -47,11 +47,11 @@ def _mutants_in(module: Path, codes: dict[str, int | None]) -> Iterator[Mutant]:
 
     def source(name: str) -> list[str]:
         first, last = spans[name]
-        return [line.strip() for line in lines[first - 1 : last]]
+        return [line.strip().replace(name, plain) for line in lines[first - 1 : last]]
 
     for key, code in codes.items():
         name = key.rpartition(".")[2]
-        mangled = name.partition("__mutmut_")[0]
+        mangled, plain = name.partition("__mutmut_")[0], _readable(key).rpartition(".")[2]
         was, becomes = _difference(source(mangled + "__mutmut_orig"), source(name))
         fate: Fate = "timeout" if code in _TIMEOUTS else _FATES.get(code, "killed")
         yield Mutant(_readable(key), was, becomes, fate)
@@ -65,8 +65,7 @@ def _readable(key: str) -> str:
 
 
 def _difference(before: list[str], after: list[str]) -> tuple[str, str]:
-    """Return the lines that differ, without the first: the name is the mutant's own."""
-    before, after = before[_head(before) :], after[_head(after) :]
+    """Return the lines that differ."""
     was: list[str] = []
     becomes: list[str] = []
     for line in difflib.ndiff(before, after):
@@ -75,11 +74,6 @@ def _difference(before: list[str], after: list[str]) -> tuple[str, str]:
         elif line.startswith("+ "):
             becomes.append(line[2:])
     return "\n".join(was), "\n".join(becomes)
-
-
-def _head(lines: list[str]) -> int:
-    """How many lines come before the one behind the name."""
-    return next(at for at, line in enumerate(lines) if re.match(r"(async )?def ", line)) + 1
 
 
 def is_wording(mutant: Mutant) -> bool:
