@@ -7,6 +7,7 @@ it is legal and what the client should get; then inside the middleware. What is 
 import gc
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,6 +28,9 @@ from postresponse.wsgi import PostResponseMiddleware as WSGIMiddleware
 from tests.fakes import BODY, CLOSINGS, START, FakeUnits, StrictASGIServer, StrictWSGIServer
 
 Op = tuple[Any, ...]
+
+SHARE: Final = 4 if "POSTRESPONSE_FEW_EXAMPLES" in os.environ else 1
+"""Where thousands of mutants are tried, each that lives costs them all."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -309,7 +313,7 @@ CLIENTS: Final = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400 // SHARE, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(program=asgi_programs(), around=arounds(st.sampled_from([True, True, True, False])), client=CLIENTS)
 def test_every_asgi_program_keeps_the_promises(program: list[Op], around: Around, client: Client) -> None:
     bare, bare_error = client.ask(asgi_application(program, None, swallows=client.swallows))
@@ -485,7 +489,7 @@ WSGI_SERVERS: Final = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=800, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=800 // SHARE, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(program=wsgi_programs(), around=arounds(st.just(False)), request=WSGI_SERVERS)
 def test_every_wsgi_program_keeps_the_promises(program: WSGIProgram, around: Around, request: Any) -> None:
     request = dict(request, file_wrapper=request["file_wrapper"] or program.kind == "file")

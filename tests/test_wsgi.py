@@ -98,7 +98,8 @@ def test_the_inner_close_is_called_once_however_the_server_closes(commit: str, c
     server = StrictWSGIServer(closing=closing).run(site.app)
     assert not server.broken
     del server
-    gc.collect()
+    if closing == "never":
+        gc.collect()
     assert body.closed == 1
     assert len(site.outcomes) == 1
     if commit != "observe":
