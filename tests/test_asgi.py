@@ -886,8 +886,15 @@ async def test_a_request_that_says_nothing_of_more_is_over_and_what_follows_is_r
             message.pop("more_body", None)
             return message
 
-    site = Site(answer(b"a", b"b", b"c", b"d", headers=[(b"content-length", b"4")]), observe=True)
-    await site.get(server=Server(leaves_at=3))
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200})
+        await send({"type": BODY, "body": b"a", "more_body": True})
+        server.leave()
+        await anyio.wait_all_tasks_blocked()
+        await send({"type": BODY, "body": b"b"})
+
+    site, server = Site(app, observe=True), Server()
+    await site.get(server=server)
     assert site.outcome.ending is Ending.ABORTED
 
 
@@ -941,6 +948,8 @@ async def test_two_that_wait_for_the_disconnect_are_counted(monkeypatch: pytest.
         async def receive(self) -> Any:
             asked.append(len(asked))
             if len(asked) == 1:
+                await checkpoint()
+                await checkpoint()
                 return {"type": "http.request"}
             await served.wait()
             return {"type": "http.disconnect"}

@@ -345,6 +345,62 @@ def test_a_body_over_the_limit_is_an_error_or_commits_and_streams() -> None:
     assert site.units.log == ["begin", "commit", "close"]
 
 
+def test_what_never_ends_is_known_by_its_content_type_and_by_no_other_header_as_long() -> None:
+    for headers in ([("X-Request-Id", "1"), ("Content-Type", "text/event-stream")], [("X-Request-Id", "1")]):
+        site, body = Site(answer(Body(b"1", b"2"), headers=headers), "buffered"), None
+        body = site.app(StrictWSGIServer().environ, (server := StrictWSGIServer()).start_response)
+        assert (server.declared is None) == (len(headers) == 2)
+        list(body)
+        body.close()  # type: ignore[attr-defined]
+
+
+def test_a_body_that_is_not_held_gets_no_content_length_and_a_held_one_does() -> None:
+    assert ("Content-Length", "0") in Site(answer(Body()), "buffered").get().headers
+    for commit in ("head", "after_send", "observe"):
+        assert Site(answer(Body()), commit).get().headers == TEXT
+
+
+@pytest.mark.parametrize("commit", ALL)
+def test_when_the_head_left_is_told(commit: str) -> None:
+    site = Site(answer(Body(b"one")), commit)
+    site.get()
+    moments = site.outcome.moments
+    assert moments.head_sent is not None
+    assert moments.decided is not None
+    assert moments.body_sent is not None
+    assert moments.began <= moments.decided <= moments.head_sent <= moments.body_sent <= moments.ended
+
+
+def test_exc_info_reaches_the_server_though_a_hook_stands_before_the_head() -> None:
+    given: list[Any] = []
+
+    def app(environ: Any, start_response: Any) -> Any:
+        current_exchange().on_start(lambda exchange: exchange.headers.append(("X-Seen", "yes")))
+        try:
+            raise LookupError("early")
+        except LookupError:
+            start_response("500 Internal Server Error", list(TEXT), sys.exc_info())
+        return [b"failed"]
+
+    class Server(StrictWSGIServer):
+        def start_response(self, status: str, headers: Any, exc_info: Any = None, /) -> Any:
+            given.append(exc_info)
+            return super().start_response(status, headers, exc_info)
+
+    server = Server().run(Site(app, "observe").app)
+    assert server.headers == [*TEXT, ("X-Seen", "yes")]
+    assert [type(info[1]) for info in given] == [LookupError]
+
+
+@pytest.mark.parametrize("commit", ALL)
+def test_the_error_of_a_body_is_told(commit: str) -> None:
+    error = LookupError("in the middle")
+    site = Site(answer(Body(b"one", b"two", error=error)), commit)
+    StrictWSGIServer().run(site.app)
+    assert site.outcome.exception is error
+    assert site.outcome.ending is Ending.FAILED
+
+
 def test_what_never_ends_is_not_held(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("postresponse.core.log._told", set())
     caplog.set_level(logging.INFO, "postresponse")

@@ -141,6 +141,12 @@ def test_a_factory_that_fails_refuses_the_request_both_ways() -> None:
     assert ended[0][0] is Event.REFUSED
 
 
+def test_a_connection_that_cannot_be_given_back_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    side = Side(plainly=True, unit=FakeUnit({"close": LookupError()}), policy=CommitPolicy())
+    side.run(200, "nothing", "none")
+    assert [record.message for record in caplog.records] == ["GET /orders: the unit of work could not close"]
+
+
 def test_what_waits_is_left_to_the_steps() -> None:
     settings = settings_of(is_async=True, unit_of_work=FakeUnits())
     exchange = DrivenExchange(settings, SCOPE, 0)

@@ -1,4 +1,5 @@
 import inspect
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,6 +40,17 @@ def test_the_everyday_functions_speak_of_the_current_exchange() -> None:
         force_commit()
         give_head(exchange, 500)
         assert exchange._judge().value == "commit"
+
+
+def test_the_reason_of_a_doom_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "postresponse")
+    with current(exchange_of(unit_of_work=FakeUnits())):
+        doom("out of stock")
+        doom()
+    assert [record.message for record in caplog.records] == [
+        "GET /orders: doomed: out of stock",
+        "GET /orders: doomed: no reason given",
+    ]
 
 
 # -- commit_policy ----------------------------------------------------------------------------------------------------

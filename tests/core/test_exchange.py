@@ -11,7 +11,14 @@ from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
 from postresponse.core.log import first_time, route_of
 from postresponse.core.policy import Head
 from postresponse.core.settlement import finish
-from postresponse.exceptions import CommitInDoubt, ConfigurationError, NoExchange, NoUnitOfWork, ResponseStarted
+from postresponse.exceptions import (
+    CommitInDoubt,
+    ConfigurationError,
+    MessageOrderError,
+    NoExchange,
+    NoUnitOfWork,
+    ResponseStarted,
+)
 from tests.core.exchanges import exchange_of, give_head, perform, settings_of
 from tests.fakes import FakeUnits
 
@@ -54,6 +61,24 @@ def test_a_policy_without_a_unit_of_work_changes_nothing_that_is_sent() -> None:
     exchange = exchange_of()
     exchange.policy = "buffered"
     assert give_head(exchange) is Action.RELEASE
+
+
+def test_what_comes_while_the_unit_of_work_ends_is_out_of_order() -> None:
+    exchange = exchange_of(unit_of_work=FakeUnits())
+    give_head(exchange)
+    exchange._advance(Event.BODY)
+    with pytest.raises(
+        MessageOrderError,
+        match=r"gave a part of the body while its response is decided, and its unit of work is being ended; "
+        r"wait for the previous send\(\) to return",
+    ):
+        exchange._advance(Event.BODY)
+
+
+def test_who_sends_on_is_told_that_nobody_takes_it() -> None:
+    exchange = exchange_of(unit_of_work=FakeUnits())
+    exchange._advance(Event.REFUSED)
+    assert "nobody takes the rest of it" in str(exchange._stopped())
 
 
 def test_what_would_change_the_head_is_refused_once_it_has_left() -> None:
