@@ -779,6 +779,18 @@ async def test_a_slow_one_message_response_is_watched_as_well(
     assert site.outcome.ending is Ending.ABORTED
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_of_a_replaced_response_the_outcome_tells_what_left_instead(method: str) -> None:
+    site = Site(answer(b"a", b"bc"), fails={"commit": ValueError()})
+    server = await site.get(method=method)
+    outcome = site.outcome
+    assert (server.status, outcome.status, outcome.ending) == (500, 500, Ending.HANDED_OVER)
+    assert outcome.bytes_sent == len(server.body) == (0 if method == "HEAD" else server.declared)
+    assert outcome.moments.settled is not None
+    assert outcome.moments.head_sent is not None
+    assert outcome.moments.settled <= outcome.moments.head_sent
+
+
 # -- what a client that left is known by -----------------------------------------------------------------------------
 
 

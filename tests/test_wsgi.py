@@ -276,6 +276,19 @@ def test_nothing_is_left_of_a_response_whose_commit_failed(
     assert "could not commit" in caplog.text
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_of_a_replaced_response_the_outcome_tells_what_left_instead(method: str) -> None:
+    site = Site(answer(Body(b"a", b"bc")), fails={"commit": ValueError()})
+    server = site.get(method=method)
+    outcome = site.outcome
+    assert (server.code, outcome.status, outcome.ending) == (500, 500, Ending.HANDED_OVER)
+    assert outcome.bytes_sent == len(server.body) == (0 if method == "HEAD" else server.declared)
+    assert server.length == (0 if method == "HEAD" else 1)
+    assert outcome.moments.settled is not None
+    assert outcome.moments.head_sent is not None
+    assert outcome.moments.settled <= outcome.moments.head_sent
+
+
 def test_the_body_of_a_replaced_response_is_closed_once() -> None:
     body = Body(b"secret", b"more")
     Site(answer(body), fails={"commit": ValueError()}).get()

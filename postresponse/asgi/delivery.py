@@ -275,7 +275,7 @@ class Delivery(DrivenExchange):
         self._bytes = 0 if self._is_head else len(response.body)
         self._head_sent = monotonic_ns()
         await self._hand({"type": START, "status": response.status, "headers": encoded(response.headers)})
-        await self._hand({"type": BODY, "body": b"" if self._is_head else response.body, "more_body": False})
+        await self._hand({"type": BODY, "body": b"" if self._is_head else response.body})
         self._advance(TAKEN)
         self._body_sent = monotonic_ns()
 

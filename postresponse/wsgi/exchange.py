@@ -315,7 +315,7 @@ class WSGIExchange(DrivenExchange):
             self._held.close()
             self._held = None
         is_head = self._scope.get("REQUEST_METHOD") == "HEAD"
-        self._status, self._headers, self._declared = response.status, list(response.headers), None
+        self._status, self._headers, self._declared = response.status, list(response.headers), len(response.body)
         self._needs_no_body, self._counted, self._bytes = is_head, True, 0
         self._head_sent = monotonic_ns()
         self._server_send(status_line(response.status), list(response.headers))
