@@ -9,6 +9,7 @@ import logging
 import os
 import tempfile
 import threading
+import time
 import types
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -28,7 +29,7 @@ from postresponse.core.exchange import KEY, Failure
 from postresponse.core.lifecycle import Ending, UnitState
 from postresponse.core.units import Manner
 from postresponse.error_response import ErrorResponse
-from postresponse.exceptions import InvalidHeader, NoExchange, ResponseStarted
+from postresponse.exceptions import InvalidHeader, MessageOrderError, NoExchange, ResponseStarted
 from postresponse.held import HeldBody
 from tests.fakes import BODY, START, ConnectionLost, FakeUnit, FakeUnits, StrictASGIServer
 
@@ -235,6 +236,64 @@ async def test_a_held_response_gets_a_content_length_and_others_none() -> None:
     assert chunked.declared is None
     as_long = await Site(answer(b"ab", headers=[(b"x-of-17-character", b"1")]), "buffered").get()
     assert as_long.declared == 2
+
+
+@pytest.mark.parametrize("status", ["200", None, 99, 1000, True, 200.0])
+@pytest.mark.parametrize("commit", ["head", "buffered"])
+async def test_a_status_that_no_server_can_send_is_refused_before_the_commit(commit: str, status: Any) -> None:
+    site = Site(answer(b"ok", status=status), commit)
+    with pytest.raises(MessageOrderError, match=f"expected a status code, found {status!r}"):
+        await site.get()
+    assert site.units.log == ["begin", "rollback", "close"]
+
+
+@pytest.mark.parametrize("status", [100, 999])
+async def test_a_status_that_a_server_may_know_passes(status: int) -> None:
+    class Forgiving(StrictASGIServer):
+        def _check(self, message: Any) -> None: ...
+
+    server = await Site(answer(b"", status=status)).get(server=Forgiving())
+    assert server.messages[0]["status"] == status
+
+
+@pytest.mark.parametrize("commit", ["head", "buffered"])
+@pytest.mark.parametrize("kind", [iter, tuple, lambda pairs: dict(pairs).items()], ids=["iterator", "tuple", "view"])
+async def test_headers_may_be_any_iterable_and_are_read_once(commit: str, kind: Any) -> None:
+    pairs = [(b"x-one", b"1"), (b"x-two", b"2")]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200, "headers": kind(pairs)})
+        await send({"type": BODY, "body": b"ok"})
+
+    server = await Site(app, commit).get()
+    assert [pair for pair in server.headers if pair[0] != b"content-length"] == pairs
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+async def test_a_header_that_forges_another_is_refused_whatever_it_is_given_as(kind: Any) -> None:
+    site = Site(answer(b"ok", headers=[kind((b"x-one", b"1\r\nset-cookie: a"))]))
+    with pytest.raises(InvalidHeader):
+        await site.get()
+    assert site.units.log == ["begin", "rollback", "close"]
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "ending"),
+    [
+        (304, (b"content-length", b"5"), "handed_over"),
+        (204, (b"content-length", b"5"), "handed_over"),
+        (200, (b"x-count", b"5"), "handed_over"),
+        (200, (b"accept-charset", b"utf-8"), "handed_over"),
+        (200, (b"Content-Length", b"5"), "incomplete"),
+    ],
+)
+async def test_what_has_no_body_misses_no_byte_of_it(status: int, header: Any, ending: str) -> None:
+    class Forgiving(StrictASGIServer):
+        def _check(self, message: Any) -> None: ...
+
+    site = Site(answer(b"", status=status, headers=[header]), observe=True)
+    await Forgiving().run(site.app)
+    assert site.outcome.ending == ending
 
 
 async def test_what_holds_more_than_bytes_gets_no_content_length() -> None:
@@ -806,7 +865,7 @@ async def test_where_nobody_watches_the_bytes_are_counted_as_well(commit: str, p
 
 
 @pytest.mark.parametrize("headers", [[], [EXPECTS]], ids=["watched", "not watched"])
-@pytest.mark.parametrize("leaves_at", [1, 2, 3, 4])
+@pytest.mark.parametrize("leaves_at", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize("swallows", [False, True])
 @pytest.mark.parametrize("commit", [*MODES, "observe"])
 async def test_a_send_that_fails_says_that_the_client_left(
@@ -951,6 +1010,103 @@ async def test_a_commit_does_not_wait_for_a_thread_that_a_handler_has() -> None:
             await on_thread(free.set)
 
 
+async def test_a_disconnect_is_told_again_and_the_server_asked_once() -> None:
+    asked: list[int] = []
+
+    class Server(StrictASGIServer):
+        async def receive(self) -> Any:
+            asked.append(len(asked))
+            return await super().receive()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["body"] == b"first"
+        server.leave()
+        for _ in range(3):
+            assert (await receive())["type"] == "http.disconnect"
+        await answer(b"ok")(scope, receive, send)
+
+    server = Server(body=(b"first", b"second"))
+    site = Site(app, CommitPolicy(on_disconnect="rollback"))
+    await site.get(server=server)
+    assert len(asked) == 2
+    assert site.units.log == ["begin", "rollback", "close"]
+
+
+@pytest.mark.parametrize("commit", ["head", "buffered"])
+async def test_where_it_decides_the_loop_gets_its_turns_however_quick_the_response_is(commit: Any) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await checkpoint()  # the watch begins to wait
+        await checkpoint()
+        server.leave()
+        await answer(b"ok")(scope, receive, send)
+
+    site, server = Site(app, CommitPolicy(commit, on_disconnect="rollback")), StrictASGIServer()
+    await site.get(server=server)
+    assert site.units.log == ["begin", "rollback", "close"]
+
+
+async def test_a_slow_response_is_watched_from_its_beginning() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await anyio.sleep(0.02)
+        server.leave()
+        await answer(b"ok")(scope, receive, send)
+
+    site, server = Site(app, observe=True), StrictASGIServer()
+    await site.get(server=server)
+    assert site.outcome.ending is Ending.ABORTED
+
+
+@pytest.mark.parametrize("parts", [(b"all",), (b"a", b"b"), (b"x" * 70_000,)], ids=["one", "two", "large"])
+@pytest.mark.parametrize("commit", [*MODES, "observe"])
+async def test_when_the_end_was_taken_is_told_and_not_when_the_work_behind_it_ended(
+    commit: str, parts: tuple[bytes, ...]
+) -> None:
+    behind: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await answer(*parts)(scope, receive, send)
+        behind.append(time.monotonic_ns())
+
+    site = Site(app, commit, observe=commit == "observe")
+    await site.get()
+    moments = site.outcome.moments
+    assert moments.head_sent is not None
+    assert moments.body_sent is not None
+    assert moments.began <= moments.head_sent <= moments.body_sent <= behind[0] <= moments.ended
+
+
+@pytest.mark.parametrize("commit", ["head", "buffered"])
+@pytest.mark.parametrize("leaves_at", [1, 2, 3])
+async def test_a_failed_send_tells_where_the_server_says_nothing_else(commit: str, leaves_at: int) -> None:
+    class Server(StrictASGIServer):
+        async def receive(self) -> Any:
+            message = await super().receive()
+            if message["type"] == "http.disconnect":
+                await anyio.sleep_forever()
+            return message
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200})
+        for part in (b"a", b"b"):
+            await send({"type": BODY, "body": part, "more_body": True})
+        with suppress(OSError):
+            await send({"type": BODY, "body": b"c"})
+
+    site = Site(app, commit)
+    with suppress(ConnectionLost):
+        await Server(leaves_at=leaves_at, tells=True).run(site.app)
+    assert site.outcome.ending is Ending.ABORTED
+
+
+async def test_a_request_without_headers_gets_the_default_error_response() -> None:
+    server = StrictASGIServer()
+    del server.scope["headers"]
+    site = Site(answer(b"ok"), fails={"commit": ValueError()})
+    await site.app(dict(server.scope), server.receive, server.send)
+    assert (server.status, server.broken) == (500, [])
+    assert (b"content-type", b"application/problem+json") in server.headers
+
+
 async def test_two_that_wait_for_the_disconnect_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("postresponse.asgi.delivery.BRIEF", 0)
     asked: list[int] = []
@@ -1016,6 +1172,7 @@ async def test_a_large_last_message_is_handed_over_apart_from_the_end() -> None:
     assert [len(message.get("body", b"")) for message in server.messages[1:]] == [70_000, 0, 0]
     assert [message.get("more_body", False) for message in server.messages[1:]] == [True, True, False]
     assert len((await Site(answer(b"x" * 65_536), observe=True).get()).messages) == 2
+    assert len((await Site(answer(b"a", b"x" * 65_536), observe=True).get()).messages) == 3
 
 
 # -- 17, 18, 19: faults -----------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Where nobody asks how a response ends, shorter ways are taken; whoever asks late is still told no lie."""
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -248,6 +249,28 @@ def test_over_http_2_a_send_that_never_returns_ends_with_the_client_though_nobod
     units = None if at is None else FakeUnits(is_async=True)
     anyio.run(serve, backend=backend)
     assert units is None or units.log == ["begin", "commit", "close"]
+
+
+def test_nothing_waits_for_the_client_any_more_once_the_response_is_over() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await _answers(send, b"one")
+
+    async def serve() -> None:
+        class Silent(StrictASGIServer):
+            async def receive(self) -> Any:
+                await anyio.sleep_forever()
+
+        units = FakeUnits(is_async=True)
+        policy = CommitPolicy(on_disconnect="rollback")
+        server = Silent()
+        await asgi.PostResponseMiddleware(app, unit_of_work=units, commit=policy)(
+            dict(server.scope), server.receive, server.send
+        )
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(serve())
 
 
 @pytest.mark.parametrize("at", [None, "head", "buffered"])
