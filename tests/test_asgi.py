@@ -917,7 +917,7 @@ async def test_a_failed_send_is_found_behind_the_error_that_the_application_made
 
     site = Site(app, observe=True)
     with pytest.raises(RuntimeError):
-        await StrictASGIServer(leaves_at=3, tells=True).run(site.app)
+        await StrictASGIServer(headers=[EXPECTS], leaves_at=3, tells=True).run(site.app)
     assert site.outcome.ending is Ending.ABORTED
 
 
@@ -1032,17 +1032,39 @@ async def test_a_disconnect_is_told_again_and_the_server_asked_once() -> None:
     assert site.units.log == ["begin", "rollback", "close"]
 
 
+class QuickUnit(FakeUnit):
+    """An async unit of work that never waits."""
+
+    async def begin(self) -> None:  # type: ignore[override]
+        self._call("begin")
+
+    async def commit(self) -> None:  # type: ignore[override]
+        self._call("commit")
+
+    async def rollback(self) -> None:  # type: ignore[override]
+        self._call("rollback")
+
+    async def close(self) -> None:  # type: ignore[override]
+        self._call("close")
+
+
+@pytest.mark.parametrize("make", [FakeUnits(is_async=True), lambda exchange: QuickUnit({})], ids=["waits", "quick"])
 @pytest.mark.parametrize("commit", ["head", "buffered"])
-async def test_where_it_decides_the_loop_gets_its_turns_however_quick_the_response_is(commit: Any) -> None:
+async def test_where_it_decides_the_loop_gets_its_turns_however_quick_the_response_is(commit: Any, make: Any) -> None:
+    def factory(exchange: Any) -> Any:
+        made.append(make(exchange))
+        return made[-1]
+
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await checkpoint()  # the watch begins to wait
         await checkpoint()
         server.leave()
         await answer(b"ok")(scope, receive, send)
 
-    site, server = Site(app, CommitPolicy(commit, on_disconnect="rollback")), StrictASGIServer()
-    await site.get(server=server)
-    assert site.units.log == ["begin", "rollback", "close"]
+    server, policy = StrictASGIServer(), CommitPolicy(commit, on_disconnect="rollback")
+    made: list[FakeUnit] = []
+    await server.run(PostResponseMiddleware(app, unit_of_work=factory, commit=policy))
+    assert [unit.log for unit in made] == [["begin", "rollback", "close"]]
 
 
 async def test_a_slow_response_is_watched_from_its_beginning() -> None:

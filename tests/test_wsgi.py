@@ -8,6 +8,7 @@ import io
 import logging
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -18,9 +19,19 @@ from postresponse import CommitPolicy, Outcome, current_exchange
 from postresponse.core.exchange import KEY, Failure
 from postresponse.core.lifecycle import Ending, UnitState
 from postresponse.error_response import ErrorResponse
-from postresponse.exceptions import MessageOrderError, NoExchange, WrongApplication
+from postresponse.exceptions import InvalidHeader, MessageOrderError, NoExchange, WrongApplication
 from postresponse.wsgi import PostResponseMiddleware
-from tests.fakes import CLOSINGS, Closing, ConnectionLost, FakeUnits, FileWrapper, StrictWSGIServer, linted, run_wsgi
+from tests.fakes import (
+    CLOSINGS,
+    Closing,
+    ConnectionLost,
+    FakeUnit,
+    FakeUnits,
+    FileWrapper,
+    StrictWSGIServer,
+    linted,
+    run_wsgi,
+)
 
 MODES = ["head", "buffered", "after_send"]
 ALL = [*MODES, "observe"]
@@ -75,6 +86,16 @@ def answer(body: Any, status: str = "200 OK", headers: Any = TEXT) -> Any:
         return body
 
     return app
+
+
+def hooked(app: Any) -> Any:
+    """The same application with a start hook that changes nothing."""
+
+    def with_hook(environ: Any, start_response: Any) -> Any:
+        current_exchange().on_start(lambda exchange: None)
+        return app(environ, start_response)
+
+    return with_hook
 
 
 def late(*chunks: bytes) -> Any:
@@ -371,6 +392,7 @@ def test_a_body_that_is_not_held_gets_no_content_length_and_a_held_one_does() ->
     assert ("Content-Length", "0") in Site(answer(Body()), "buffered").get().headers
     for commit in ("head", "after_send", "observe"):
         assert Site(answer(Body()), commit).get().headers == TEXT
+        assert Site(hooked(answer(Body())), commit).get().headers == TEXT
 
 
 @pytest.mark.parametrize("commit", ALL)
@@ -461,6 +483,149 @@ def test_write_works_and_keeps_its_place(commit: str) -> None:
     assert site.get().body == b"onetwothree"
     assert site.outcome.bytes_sent == 11
     assert site.outcome.ending is Ending.HANDED_OVER
+
+
+@pytest.mark.parametrize("around", [hooked, lambda app: app], ids=["hooked", "plain"])
+@pytest.mark.parametrize("commit", ["after_send", "observe"])
+def test_on_a_server_without_write_the_application_is_told_so(commit: str, around: Any) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        assert start_response("200 OK", list(TEXT)) is None
+        return [b"ok"]
+
+    assert Site(around(app), commit).get(writes=False).body == b"ok"
+
+
+@pytest.mark.parametrize("commit", ["head", "buffered"])
+def test_a_second_head_takes_the_place_of_the_first(commit: str) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("204 No Content", [("X-First", "1"), ("Content-Length", "9")])
+        assert current_exchange().headers == [("X-First", "1"), ("Content-Length", "9")]
+        try:
+            raise LookupError("early")
+        except LookupError:
+            start_response("500 Internal Server Error", [("X-Second", "2")], sys.exc_info())
+        return Body(b"failed")
+
+    site = Site(app, commit)
+    server = site.get()
+    assert [pair for pair in server.headers if pair[0].lower() != "content-length"] == [("X-Second", "2")]
+    assert server.body == b"failed"
+    assert site.outcome.ending is Ending.HANDED_OVER
+    assert site.units.log == ["begin", "rollback", "close"]
+
+
+class Forgiving(StrictWSGIServer):
+    """One that does not look whether all the bytes were there."""
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+def test_of_a_second_head_that_has_a_body_bytes_may_be_missing() -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("204 No Content", [])
+        try:
+            raise LookupError("early")
+        except LookupError:
+            start_response("500 Internal Server Error", [("Content-Length", "9")], sys.exc_info())
+        return Body(b"failed")
+
+    site = Site(app)
+    Forgiving().run(site.app)
+    assert site.outcome.ending is Ending.INCOMPLETE
+
+
+@pytest.mark.parametrize("commit", ["head", "buffered"])
+def test_a_head_that_forges_another_header_is_refused_the_second_time_too(commit: str) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", list(TEXT))
+        try:
+            raise LookupError("early")
+        except LookupError:
+            start_response("500 Oh", [("X-One", "1\r\nSet-Cookie: a")], sys.exc_info())
+        return [b"never"]
+
+    site = Site(app, commit)
+    assert isinstance(StrictWSGIServer().run(site.app).raised, InvalidHeader)
+    assert site.units.log == ["begin", "rollback", "close"]
+
+
+def test_a_status_that_forges_a_header_is_named() -> None:
+    raised = StrictWSGIServer().run(Site(answer([b"never"], "200 OK\r\nSet-Cookie: a")).app).raised
+    assert isinstance(raised, InvalidHeader)
+    assert "'status'" in str(raised) or "status:" in str(raised)
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "ending"),
+    [
+        ("304 Not Modified", ("Content-Length", "5"), "handed_over"),
+        ("204 No Content", ("Content-Length", "5"), "handed_over"),
+        ("200 OK", ("X-Count", "5"), "handed_over"),
+        ("200 OK", ("Accept-Charset", "utf-8"), "handed_over"),
+        ("200 OK", ("Content-Length", "5"), "incomplete"),
+    ],
+)
+def test_what_has_no_body_misses_no_byte_of_it(status: str, header: tuple[str, str], ending: str) -> None:
+    site = Site(answer(Body(), status, headers=[header]), "observe")
+    Forgiving().run(site.app)
+    assert site.outcome.ending == ending
+
+
+@pytest.mark.parametrize("commit", ["after_send", "observe"])
+def test_nothing_is_read_ahead_where_nothing_is_withheld(commit: str) -> None:
+    body = Body(b"one")
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", list(TEXT))
+        yield from body
+
+    result: Any = Site(app, commit).app(StrictWSGIServer().environ, StrictWSGIServer().start_response)
+    assert body.given == 0
+    assert list(result) == [b"one"]
+    result.close()
+
+
+@pytest.mark.parametrize("commit", ALL)
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_server_that_derives_the_length_still_can(commit: str, kind: Any) -> None:
+    assert Site(answer(kind([b"all"])), commit).get().length == 1
+
+
+@pytest.mark.parametrize("commit", ALL)
+def test_a_body_by_the_older_protocol_of_iteration_passes(commit: str) -> None:
+    class Sequence:
+        def __getitem__(self, index: int) -> bytes:
+            return (b"one", b"two")[index]
+
+    assert Site(answer(Sequence()), commit).get().body == b"onetwo"
+
+
+def test_the_input_stays_the_servers_own_where_nothing_is_run_again() -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        seen.append(environ["wsgi.input"])
+        return answer([b"ok"])(environ, start_response)
+
+    seen: list[Any] = []
+    environ = StrictWSGIServer().environ
+    list(Site(app).app(environ, StrictWSGIServer().start_response))
+    assert seen == [environ["wsgi.input"]]
+
+
+def test_a_clean_up_that_hangs_is_cut_off() -> None:
+    severed = threading.Event()
+
+    class Unit(FakeUnit):
+        def close(self) -> None:
+            super().close()
+            assert severed.wait(10)
+
+        def sever(self) -> None:
+            severed.set()
+
+    app = PostResponseMiddleware(answer([b"ok"]), unit_of_work=lambda exchange: Unit({}), cleanup_timeout=0.05)
+    assert run_wsgi(app).body == b"ok"
+    assert severed.is_set()
 
 
 @pytest.mark.parametrize("commit", ["head", "buffered"])
