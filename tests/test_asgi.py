@@ -121,6 +121,60 @@ async def test_unknown_messages_keep_their_place(commit: str) -> None:
     assert kinds(server) == ["early_hint", "start", "body", "push", "body"]
 
 
+@pytest.mark.parametrize("commit", MODES)
+async def test_a_message_behind_a_withheld_head_stays_behind_it(commit: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200})
+        await send({"type": "http.response.push", "path": "/style.css"})
+        await send({"type": BODY, "body": b"a"})
+
+    server = await Site(app, commit).get(extensions=["http.response.push"])
+    assert kinds(server) == ["start", "push", "body"]
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+async def test_a_body_of_other_bytes_is_held_as_well(kind: Any) -> None:
+    site = Site(answer(kind(b"ab"), kind(b"c")), "buffered")
+    server = await site.get()
+    assert (server.body, server.declared) == (b"abc", 3)
+
+
+async def test_a_commit_that_is_put_off_once_the_head_is_known_comes_behind_the_body() -> None:
+    class Server(StrictASGIServer):
+        async def send(self, message: Any) -> None:
+            seen.append(list(site.units.log))
+            await super().send(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200})
+        current_exchange().policy = CommitPolicy("after_send")
+        await send({"type": BODY, "body": b"a"})
+
+    site = Site(app)
+    seen: list[list[str]] = []
+    await site.get(server=Server())
+    assert seen == [["begin"], ["begin"]]
+    assert site.units.log == ["begin", "commit", "close"]
+
+
+async def test_at_the_head_nothing_is_said_of_what_never_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("postresponse.core.log._told", set())
+    caplog.set_level(logging.INFO, "postresponse")
+    events = answer(b"data: 1\n\n", headers=[(b"content-type", b"text/event-stream")])
+    await Site(events, "head").get()
+    assert "streams, so its unit of work" not in caplog.text
+    for path in ("/one", "/two", "/one"):
+        server = StrictASGIServer()
+        server.scope["path"] = path
+        await Site(events, "buffered").get(server=server)
+    assert [record.message.split(":")[0] for record in caplog.records if "streams" in record.message] == [
+        "GET /one",
+        "GET /two",
+    ]
+
+
 async def test_lifespan_is_passed_on_to_an_application_that_knows_it() -> None:
     told: list[str] = []
 
@@ -1062,6 +1116,31 @@ async def test_where_it_decides_the_loop_gets_its_turns_however_quick_the_respon
         await answer(b"ok")(scope, receive, send)
 
     server, policy = StrictASGIServer(), CommitPolicy(commit, on_disconnect="rollback")
+    made: list[FakeUnit] = []
+    await server.run(PostResponseMiddleware(app, unit_of_work=factory, commit=policy))
+    assert [unit.log for unit in made] == [["begin", "rollback", "close"]]
+
+
+@pytest.mark.parametrize("make", [FakeUnits(is_async=True), lambda exchange: QuickUnit({})], ids=["waits", "quick"])
+@pytest.mark.parametrize("commit", ["head", "buffered"])
+async def test_and_where_the_application_waits_for_the_disconnect_itself(commit: Any, make: Any) -> None:
+    def factory(exchange: Any) -> Any:
+        made.append(make(exchange))
+        return made[-1]
+
+    async def listen(receive: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen, receive)
+            for _ in range(4):
+                await checkpoint()
+            server.leave()
+            await answer(b"ok")(scope, receive, send)
+
+    server, policy = StrictASGIServer(headers=[EXPECTS]), CommitPolicy(commit, on_disconnect="rollback")
     made: list[FakeUnit] = []
     await server.run(PostResponseMiddleware(app, unit_of_work=factory, commit=policy))
     assert [unit.log for unit in made] == [["begin", "rollback", "close"]]

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -612,20 +613,82 @@ def test_the_input_stays_the_servers_own_where_nothing_is_run_again() -> None:
     assert seen == [environ["wsgi.input"]]
 
 
-def test_a_clean_up_that_hangs_is_cut_off() -> None:
+@pytest.mark.parametrize(("status", "hangs"), [("200 OK", "close"), ("404 Not Found", "rollback")])
+def test_a_clean_up_that_hangs_is_cut_off(status: str, hangs: str) -> None:
     severed = threading.Event()
 
     class Unit(FakeUnit):
-        def close(self) -> None:
-            super().close()
-            assert severed.wait(10)
+        def _call(self, name: str) -> None:
+            super()._call(name)
+            assert name != hangs or severed.wait(10)
 
         def sever(self) -> None:
             severed.set()
 
-    app = PostResponseMiddleware(answer([b"ok"]), unit_of_work=lambda exchange: Unit({}), cleanup_timeout=0.05)
+    app = PostResponseMiddleware(answer([b"ok"], status), unit_of_work=lambda exchange: Unit({}), cleanup_timeout=0.05)
     assert run_wsgi(app).body == b"ok"
     assert severed.is_set()
+
+
+@pytest.mark.parametrize("commit", ALL)
+@pytest.mark.parametrize("around", [hooked, lambda app: app], ids=["hooked", "plain"])
+def test_on_a_server_with_write_the_application_gets_one(commit: str, around: Any) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        assert start_response("200 OK", list(TEXT)) is not None
+        return [b"ok"]
+
+    assert Site(around(app), commit).get().body == b"ok"
+
+
+@pytest.mark.parametrize("commit", ALL)
+@pytest.mark.parametrize("sized", [True, False])
+def test_a_server_may_hold_nothing_but_the_iterator(commit: str, sized: bool) -> None:
+    headers = [*TEXT, ("Content-Length", "6")] if sized else TEXT
+    site = Site(answer(Body(b"one", b"two"), headers=headers), commit)
+    body: Any = site.app(StrictWSGIServer().environ, StrictWSGIServer().start_response)
+    iterator = iter(body)
+    assert iter(body) is iterator
+    del body
+    gc.collect()
+    assert list(iterator) == [b"one", b"two"]
+    del iterator
+    gc.collect()
+    assert site.outcome.ending is Ending.HANDED_OVER
+
+
+@pytest.mark.parametrize("in_flight", [True, False])
+@pytest.mark.parametrize("commit", ALL)
+def test_the_error_of_a_generator_is_its_own_whenever_the_server_closes(commit: str, in_flight: bool) -> None:
+    error = LookupError("in the middle")
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", list(TEXT))
+        yield b"one"
+        raise error
+
+    class Server(StrictWSGIServer):
+        def _normal(self, result: Any, close: Any) -> None:
+            with suppress(LookupError):
+                self._serve(result)
+            close()
+
+    site = Site(app, commit)
+    (StrictWSGIServer if in_flight else Server)().run(site.app)
+    assert site.outcome.ending is Ending.FAILED
+    if in_flight or commit == "buffered":
+        assert site.outcome.exception is error
+    else:
+        assert isinstance(site.outcome.exception, LookupError | RuntimeError)
+        assert site.outcome.exception.args
+
+
+@pytest.mark.parametrize("commit", ALL)
+def test_an_application_may_take_the_exchange_out_of_the_environ(commit: str) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        del environ[KEY]
+        return answer([b"ok"])(environ, start_response)
+
+    assert Site(app, commit).get().body == b"ok"
 
 
 @pytest.mark.parametrize("commit", ["head", "buffered"])

@@ -48,7 +48,7 @@ def at_once(steps: Steps[Any]) -> tuple[bool, Any]:
                 continue
             if manner is None and result is not None and inspect.isawaitable(result):
                 return False, (_given, (result,), None, limit)
-            step = steps.send(result)
+            step = next(steps)
     except StopIteration as stop:
         return True, stop.value
 
@@ -58,27 +58,28 @@ async def drive(exchange: DrivenExchange, steps: Steps[T], step: Step) -> T:
     try:
         while True:
             try:
-                result = await _do(exchange, step)
+                await _do(exchange, step)
             except BaseException as error:  # noqa: BLE001 (handed to the rules)
                 step = steps.throw(error)
             else:
-                step = steps.send(result)
+                step = next(steps)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
 
 
-async def _do(exchange: DrivenExchange, step: Step) -> Any:
+async def _do(exchange: DrivenExchange, step: Step) -> None:
     call, args, manner, limit = step
     if manner is Manner.BLOCKS:
         result = await on_thread(within, limit, call, args, exchange._unit)
     else:
         result = call(*args)
     if not inspect.isawaitable(result):
-        return result
+        return
     if limit is None:
-        return await result
+        await result
+        return
     async with time_limit(limit):
-        return await result
+        await result
 
 
 def run_at_once(call: Callable[[], Any], unit: object, limit: float | None) -> None:

@@ -401,7 +401,7 @@ class Exchange:
 
     def _streams(self, endless: bool) -> bool:
         """Fall back from buffered to head where the policy says so; True where there is no end to wait for at all."""
-        policy = self._policy or self.policy
+        policy = self.policy
         if (endless or policy.stream_if is not None) and policy.point is CommitPoint.BUFFERED:
             head = self._head()
             if endless or (policy.stream_if is not None and head is not None and policy.stream_if(head)):

@@ -27,7 +27,7 @@ Step = tuple[Callable[..., Any], tuple[Any, ...], Manner | None, float | None]
 """One thing to be done by the shell: what to call, with what; for a method of the unit of work in which manner, None
 for a hook; and the seconds that it may take, None for as long as it takes."""
 
-Steps = Generator[Step, Any, T]
+Steps = Generator[Step, None, T]
 
 # A member of an enum is dear to look up before Python 3.12, and these are on every request's way.
 SETTLED: Final = Event.SETTLED

@@ -20,29 +20,26 @@ def perform(exchange: DrivenExchange, steps: Steps[T]) -> T:
         step = next(steps)
         while True:
             try:
-                result = _do(exchange, step)
+                _do(exchange, step)
             except BaseException as error:  # noqa: BLE001 (handed to the rules)
                 step = steps.throw(error)
             else:
-                step = steps.send(result)
+                step = next(steps)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
 
 
-def _do(exchange: DrivenExchange, step: Step) -> Any:
+def _do(exchange: DrivenExchange, step: Step) -> None:
     call, args, manner, limit = step
     if manner is not None:
-        return call(*args) if limit is None else within(limit, call, args, exchange._unit)
+        within(limit, call, args, exchange._unit)
+        return
     result = call(*args)
     if inspect.iscoroutine(result):
         result.close()
         raise WrongApplication(f"{call!r} returned a coroutine, and there is no event loop under WSGI")
-    return result
 
 
 def run_at_once(call: Callable[[], Any], unit: object, limit: float | None) -> None:
     """Call a method of *unit*, with a limit of so many seconds where there is one."""
-    if limit is None:
-        call()
-    else:
-        within(limit, call, (), unit)
+    within(limit, call, (), unit)

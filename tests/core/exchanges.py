@@ -51,11 +51,11 @@ def perform(steps: Steps[Any]) -> Any:
         while True:
             try:
                 call, args, _, _ = step
-                result = call(*args)
+                call(*args)
             except BaseException as error:
                 step = steps.throw(error)
             else:
-                step = steps.send(result)
+                step = next(steps)
     except StopIteration as stop:
         return stop.value
 
