@@ -38,11 +38,44 @@ pytestmark = pytest.mark.anyio
 MODES = ["head", "buffered", "after_send"]
 
 
+class QuickUnit(FakeUnit):
+    """An async unit of work that never waits."""
+
+    async def begin(self) -> None:  # type: ignore[override]
+        self._call("begin")
+
+    async def commit(self) -> None:  # type: ignore[override]
+        self._call("commit")
+
+    async def rollback(self) -> None:  # type: ignore[override]
+        self._call("rollback")
+
+    async def close(self) -> None:  # type: ignore[override]
+        self._call("close")
+
+
+class QuickUnits(FakeUnits):
+    """A factory of these."""
+
+    def __call__(self, exchange: object) -> Any:
+        self.made.append(QuickUnit(self.fails))
+        return self.made[-1]
+
+
 class Site:
     """A wrapped application with a fake unit of work, and all that it reported."""
 
-    def __init__(self, app: Any, commit: Any = "head", fails: Any = None, *, observe: bool = False, **options: Any):
-        self.units = FakeUnits(fails, is_async=True)
+    def __init__(
+        self,
+        app: Any,
+        commit: Any = "head",
+        fails: Any = None,
+        *,
+        observe: bool = False,
+        quick: bool = False,
+        **options: Any,
+    ) -> None:
+        self.units = QuickUnits(fails) if quick else FakeUnits(fails, is_async=True)
         self.outcomes: list[Outcome] = []
         if not observe:
             options |= {"unit_of_work": self.units, "commit": commit}
@@ -280,15 +313,16 @@ async def test_in_head_mode_a_stream_flows_as_it_is_produced() -> None:
     assert seen == [2, 3, 4]
 
 
-async def test_a_held_response_gets_a_content_length_and_others_none() -> None:
-    assert (await Site(answer(b"ab", b"c"), "buffered").get()).declared == 3
+@pytest.mark.parametrize("quick", [False, True])
+async def test_a_held_response_gets_a_content_length_and_others_none(quick: bool) -> None:
+    assert (await Site(answer(b"ab", b"c"), "buffered", quick=quick).get()).declared == 3
     assert (await Site(answer(b"ab", b"c"), "head").get()).declared is None
-    assert (await Site(answer(b"ab", headers=[(b"content-length", b"2")]), "buffered").get()).declared == 2
-    assert (await Site(answer(status=204), "buffered").get()).declared is None
-    assert (await Site(answer(), "buffered").get(method="HEAD")).declared is None
-    chunked = await Site(answer(b"ab", headers=[(b"transfer-encoding", b"chunked")]), "buffered").get()
+    assert (await Site(answer(b"ab", headers=[(b"content-length", b"2")]), "buffered", quick=quick).get()).declared == 2
+    assert (await Site(answer(status=204), "buffered", quick=quick).get()).declared is None
+    assert (await Site(answer(), "buffered", quick=quick).get(method="HEAD")).declared is None
+    chunked = await Site(answer(b"ab", headers=[(b"transfer-encoding", b"chunked")]), "buffered", quick=quick).get()
     assert chunked.declared is None
-    as_long = await Site(answer(b"ab", headers=[(b"x-of-17-character", b"1")]), "buffered").get()
+    as_long = await Site(answer(b"ab", headers=[(b"x-of-17-character", b"1")]), "buffered", quick=quick).get()
     assert as_long.declared == 2
 
 
@@ -892,9 +926,10 @@ async def test_a_slow_one_message_response_is_watched_as_well(
     assert site.outcome.ending is Ending.ABORTED
 
 
+@pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_of_a_replaced_response_the_outcome_tells_what_left_instead(method: str) -> None:
-    site = Site(answer(b"a", b"bc"), fails={"commit": ValueError()})
+async def test_of_a_replaced_response_the_outcome_tells_what_left_instead(method: str, quick: bool) -> None:
+    site = Site(answer(b"a", b"bc"), fails={"commit": ValueError()}, quick=quick)
     server = await site.get(method=method)
     outcome = site.outcome
     assert (server.status, outcome.status, outcome.ending) == (500, 500, Ending.HANDED_OVER)
@@ -910,26 +945,30 @@ async def test_of_a_replaced_response_the_outcome_tells_what_left_instead(method
 EXPECTS: Final = (b"expect", b"100-continue")  # whose body nobody asks for but the application: so nobody watches
 
 
+@pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("parts", [(b"a", b"bc", b"d"), (b"a", b"bc", b"")], ids=["", "an empty end"])
 @pytest.mark.parametrize("commit", MODES)
-async def test_where_nobody_watches_the_bytes_are_counted_as_well(commit: str, parts: tuple[bytes, ...]) -> None:
-    site = Site(answer(*parts), commit)
+async def test_where_nobody_watches_the_bytes_are_counted_as_well(
+    commit: str, parts: tuple[bytes, ...], quick: bool
+) -> None:
+    site = Site(answer(*parts), commit, quick=quick)
     await site.get(headers=[EXPECTS])
     assert (site.outcome.ending, site.outcome.bytes_sent) == ("handed_over", len(b"".join(parts)))
 
 
+@pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("headers", [[], [EXPECTS]], ids=["watched", "not watched"])
 @pytest.mark.parametrize("leaves_at", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize("swallows", [False, True])
 @pytest.mark.parametrize("commit", [*MODES, "observe"])
 async def test_a_send_that_fails_says_that_the_client_left(
-    commit: str, swallows: bool, leaves_at: int, headers: Any
+    commit: str, swallows: bool, leaves_at: int, headers: Any, quick: bool
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         with suppress(OSError) if swallows else nullcontext():
             await answer(b"a", b"b", b"c", b"d")(scope, receive, send)
 
-    site = Site(app, commit, observe=commit == "observe")
+    site = Site(app, commit, observe=commit == "observe", quick=quick)
     with suppress(ConnectionLost):
         await StrictASGIServer(headers=headers, leaves_at=leaves_at, tells=True).run(site.app)
     # The parts of a stream are handed on without a look at what becomes of them: then an end is all that is missing.
@@ -1086,23 +1125,7 @@ async def test_a_disconnect_is_told_again_and_the_server_asked_once() -> None:
     assert site.units.log == ["begin", "rollback", "close"]
 
 
-class QuickUnit(FakeUnit):
-    """An async unit of work that never waits."""
-
-    async def begin(self) -> None:  # type: ignore[override]
-        self._call("begin")
-
-    async def commit(self) -> None:  # type: ignore[override]
-        self._call("commit")
-
-    async def rollback(self) -> None:  # type: ignore[override]
-        self._call("rollback")
-
-    async def close(self) -> None:  # type: ignore[override]
-        self._call("close")
-
-
-@pytest.mark.parametrize("make", [FakeUnits(is_async=True), lambda exchange: QuickUnit({})], ids=["waits", "quick"])
+@pytest.mark.parametrize("make", [FakeUnits(is_async=True), QuickUnits()], ids=["waits", "quick"])
 @pytest.mark.parametrize("commit", ["head", "buffered"])
 async def test_where_it_decides_the_loop_gets_its_turns_however_quick_the_response_is(commit: Any, make: Any) -> None:
     def factory(exchange: Any) -> Any:
@@ -1121,7 +1144,7 @@ async def test_where_it_decides_the_loop_gets_its_turns_however_quick_the_respon
     assert [unit.log for unit in made] == [["begin", "rollback", "close"]]
 
 
-@pytest.mark.parametrize("make", [FakeUnits(is_async=True), lambda exchange: QuickUnit({})], ids=["waits", "quick"])
+@pytest.mark.parametrize("make", [FakeUnits(is_async=True), QuickUnits()], ids=["waits", "quick"])
 @pytest.mark.parametrize("commit", ["head", "buffered"])
 async def test_and_where_the_application_waits_for_the_disconnect_itself(commit: Any, make: Any) -> None:
     def factory(exchange: Any) -> Any:
@@ -1157,10 +1180,11 @@ async def test_a_slow_response_is_watched_from_its_beginning() -> None:
     assert site.outcome.ending is Ending.ABORTED
 
 
+@pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("parts", [(b"all",), (b"a", b"b"), (b"x" * 70_000,)], ids=["one", "two", "large"])
 @pytest.mark.parametrize("commit", [*MODES, "observe"])
 async def test_when_the_end_was_taken_is_told_and_not_when_the_work_behind_it_ended(
-    commit: str, parts: tuple[bytes, ...]
+    commit: str, parts: tuple[bytes, ...], quick: bool
 ) -> None:
     behind: list[int] = []
 
@@ -1168,7 +1192,7 @@ async def test_when_the_end_was_taken_is_told_and_not_when_the_work_behind_it_en
         await answer(*parts)(scope, receive, send)
         behind.append(time.monotonic_ns())
 
-    site = Site(app, commit, observe=commit == "observe")
+    site = Site(app, commit, observe=commit == "observe", quick=quick)
     await site.get()
     moments = site.outcome.moments
     assert moments.head_sent is not None
@@ -1206,6 +1230,24 @@ async def test_a_request_without_headers_gets_the_default_error_response() -> No
     await site.app(dict(server.scope), server.receive, server.send)
     assert (server.status, server.broken) == (500, [])
     assert (b"content-type", b"application/problem+json") in server.headers
+
+
+async def test_a_clean_up_that_hangs_on_a_thread_is_cut_off() -> None:
+    severed = threading.Event()
+
+    class Unit(FakeUnit):
+        def rollback(self) -> None:
+            super().rollback()
+            assert severed.wait(10)
+
+        def sever(self) -> None:
+            severed.set()
+
+    app = PostResponseMiddleware(
+        answer(b"ok", status=404), unit_of_work=lambda exchange: Unit({}), cleanup_timeout=0.05
+    )
+    assert (await StrictASGIServer().run(app)).body == b"ok"
+    assert severed.is_set()
 
 
 async def test_two_that_wait_for_the_disconnect_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
