@@ -1250,6 +1250,28 @@ async def test_a_clean_up_that_hangs_on_a_thread_is_cut_off() -> None:
     assert severed.is_set()
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", ("trio", {"clock": MockClock(autojump_threshold=0)})])
+async def test_an_async_clean_up_that_hangs_is_cancelled() -> None:
+    log: list[str] = []
+
+    class Unit(QuickUnit):
+        async def rollback(self) -> None:  # type: ignore[override]
+            await checkpoint()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                log.append("cancelled")
+
+        async def invalidate(self) -> None:  # type: ignore[override]
+            log.append("given up")
+
+    app = PostResponseMiddleware(
+        answer(b"ok", status=404), unit_of_work=lambda exchange: Unit({}), cleanup_timeout=0.05
+    )
+    assert (await StrictASGIServer().run(app)).body == b"ok"
+    assert log == ["cancelled", "given up"]
+
+
 async def test_two_that_wait_for_the_disconnect_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("postresponse.asgi.delivery.BRIEF", 0)
     asked: list[int] = []
