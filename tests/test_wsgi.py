@@ -496,11 +496,14 @@ def test_on_a_server_without_write_the_application_is_told_so(commit: str, aroun
     assert Site(around(app), commit).get(writes=False).body == b"ok"
 
 
+@pytest.mark.parametrize("read", [True, False])
+@pytest.mark.parametrize("first", [[("X-First", "1"), ("Content-Length", "9")], [("X-First", "1")]])
 @pytest.mark.parametrize("commit", ["head", "buffered"])
-def test_a_second_head_takes_the_place_of_the_first(commit: str) -> None:
+def test_a_second_head_takes_the_place_of_the_first(commit: str, first: list[tuple[str, str]], read: bool) -> None:
     def app(environ: Any, start_response: Any) -> Any:
-        start_response("204 No Content", [("X-First", "1"), ("Content-Length", "9")])
-        assert current_exchange().headers == [("X-First", "1"), ("Content-Length", "9")]
+        start_response("204 No Content", first)
+        if read:
+            assert current_exchange().headers == first
         try:
             raise LookupError("early")
         except LookupError:
@@ -609,8 +612,9 @@ def test_the_input_stays_the_servers_own_where_nothing_is_run_again() -> None:
 
     seen: list[Any] = []
     environ = StrictWSGIServer().environ
+    given = environ["wsgi.input"]
     list(Site(app).app(environ, StrictWSGIServer().start_response))
-    assert seen == [environ["wsgi.input"]]
+    assert seen == [given]
 
 
 @pytest.mark.parametrize(("status", "hangs"), [("200 OK", "close"), ("404 Not Found", "rollback")])
@@ -678,8 +682,7 @@ def test_the_error_of_a_generator_is_its_own_whenever_the_server_closes(commit: 
     if in_flight or commit == "buffered":
         assert site.outcome.exception is error
     else:
-        assert isinstance(site.outcome.exception, LookupError | RuntimeError)
-        assert site.outcome.exception.args
+        assert str(site.outcome.exception) in ("in the middle", "the body's iterator raised")
 
 
 @pytest.mark.parametrize("commit", ALL)
