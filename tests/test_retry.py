@@ -8,11 +8,13 @@ from typing import Any, Literal
 from wsgiref.validate import validator
 
 import anyio
+import anyio.lowlevel
 import pytest
 from werkzeug.wrappers import Request
 
 from postresponse import CommitPolicy, Outcome, Retry, commit_policy, current_exchange, doom
 from postresponse.asgi import PostResponseMiddleware as ASGIMiddleware
+from postresponse.core.exchange import Exchange
 from postresponse.core.lifecycle import Ending, UnitState
 from postresponse.core.policy import is_transient
 from postresponse.exceptions import (
@@ -24,7 +26,17 @@ from postresponse.exceptions import (
 )
 from postresponse.wsgi import PostResponseMiddleware as WSGIMiddleware
 from postresponse.wsgi.recorded_input import RecordedInput
-from tests.fakes import BODY, START, Conflict, FakeUnit, FakeUnits, StrictASGIServer, StrictWSGIServer
+from tests.fakes import (
+    BODY,
+    START,
+    Conflict,
+    FakeUnit,
+    FakeUnits,
+    StrictASGIServer,
+    StrictWSGIServer,
+    run_asgi,
+    run_wsgi,
+)
 
 Point = Literal["head", "buffered"]
 POINTS: tuple[Point, ...] = ("head", "buffered")
@@ -350,6 +362,78 @@ def test_a_predicate_that_fails_is_logged_and_the_answer_stands(site: Site, capl
 
 
 # -- hooks of a discarded attempt -------------------------------------------------------------------------------------
+
+
+def _interrupted(exchange: Exchange) -> None:
+    """Have Ctrl-C arrive while an attempt is let go of."""
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    exchange._at_end = [stop]
+
+
+def test_what_ends_the_process_passes_and_the_attempt_before_it_is_told_of() -> None:
+    outcomes: list[Outcome] = []
+    attempts: list[int] = []
+
+    def app(environ: Any, start_response: Any) -> Any:
+        attempts.append(current_exchange().attempt)
+        _interrupted(current_exchange())
+        raise Conflict
+
+    wrapped = WSGIMiddleware(
+        app, unit_of_work=FakeUnits(), commit=CommitPolicy(retry=Retry()), on_finished=outcomes.append
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_wsgi(wrapped)
+    assert attempts == [1]
+    assert [outcome.unit_of_work for outcome in outcomes] == ["rolled_back"]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_and_on_an_event_loop(backend: str) -> None:
+    outcomes: list[Outcome] = []
+    attempts: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        attempts.append(current_exchange().attempt)
+        _interrupted(current_exchange())
+        raise Conflict
+
+    wrapped = ASGIMiddleware(
+        app, unit_of_work=FakeUnits(is_async=True), commit=CommitPolicy(retry=Retry()), on_finished=outcomes.append
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_asgi(wrapped, backend)
+    assert attempts == [1]
+    assert [outcome.unit_of_work for outcome in outcomes] == ["rolled_back"]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_request_that_is_cancelled_behind_a_discarded_attempt_is_not_run_again_and_is_told_of(backend: str) -> None:
+    outcomes: list[Outcome] = []
+    attempts: list[int] = []
+
+    async def serve() -> None:
+        async def stop() -> None:
+            scope.cancel()
+            await anyio.lowlevel.checkpoint()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            attempts.append(current_exchange().attempt)
+            current_exchange()._at_end = [stop]
+            raise Conflict
+
+        units, policy = FakeUnits(is_async=True), CommitPolicy(retry=Retry())
+        wrapped = ASGIMiddleware(app, unit_of_work=units, commit=policy, on_finished=outcomes.append)
+        with anyio.CancelScope() as scope:
+            await StrictASGIServer().run(wrapped)
+        assert scope.cancelled_caught
+
+    anyio.run(serve, backend=backend)
+    assert attempts == [1]
+    assert [outcome.unit_of_work for outcome in outcomes] == ["rolled_back"]
 
 
 @sites

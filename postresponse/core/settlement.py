@@ -308,7 +308,7 @@ def _after(exchange: DrivenExchange) -> Steps[None]:
 def finish(exchange: DrivenExchange) -> Steps[None]:
     """Settle what is open, clean up after late use, and report the outcome; the state is `OVER`.
 
-    Nothing is reported of an attempt that is discarded.
+    Nothing is reported of an attempt that is discarded; but of the one behind which what ends a process passes.
     """
     exchange._on_start = None
     if exchange._unit is not None:
@@ -327,7 +327,11 @@ def finish(exchange: DrivenExchange) -> Steps[None]:
             yield from _tell_failure(exchange, "it failed, and is not run again", callback)
     if not exchange._unheard and not exchange._again:
         yield from _report(exchange)
-    yield from _run_all(exchange, "on_finished", exchange._at_end, ())
+    at_end, exchange._at_end = exchange._at_end, None
+    yield from _run_all(exchange, "on_finished", at_end, ())
+    if exchange._again and exchange._passing is not None:  # it ends all, and there is no other attempt to be told of
+        exchange._again = False
+        yield from finish(exchange)
     _let_pass(exchange)
 
 
