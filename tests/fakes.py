@@ -100,6 +100,22 @@ class AsyncFakeUnit(FakeUnit):
         await self._call_slowly("invalidate")
 
 
+class QuickUnit(FakeUnit):
+    """An async unit of work that never waits."""
+
+    async def begin(self) -> None:  # type: ignore[override]
+        self._call("begin")
+
+    async def commit(self) -> None:  # type: ignore[override]
+        self._call("commit")
+
+    async def rollback(self) -> None:  # type: ignore[override]
+        self._call("rollback")
+
+    async def close(self) -> None:  # type: ignore[override]
+        self._call("close")
+
+
 class FakeUnits:
     """A factory of fake units that remembers those it made.
 

@@ -31,27 +31,11 @@ from postresponse.core.units import Manner
 from postresponse.error_response import ErrorResponse
 from postresponse.exceptions import InvalidHeader, MessageOrderError, NoExchange, ResponseStarted
 from postresponse.held import HeldBody
-from tests.fakes import BODY, START, ConnectionLost, FakeUnit, FakeUnits, StrictASGIServer
+from tests.fakes import BODY, START, ConnectionLost, FakeUnit, FakeUnits, QuickUnit, StrictASGIServer
 
 pytestmark = pytest.mark.anyio
 
 MODES = ["head", "buffered", "after_send"]
-
-
-class QuickUnit(FakeUnit):
-    """An async unit of work that never waits."""
-
-    async def begin(self) -> None:  # type: ignore[override]
-        self._call("begin")
-
-    async def commit(self) -> None:  # type: ignore[override]
-        self._call("commit")
-
-    async def rollback(self) -> None:  # type: ignore[override]
-        self._call("rollback")
-
-    async def close(self) -> None:  # type: ignore[override]
-        self._call("close")
 
 
 class QuickUnits(FakeUnits):

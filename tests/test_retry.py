@@ -32,6 +32,7 @@ from tests.fakes import (
     Conflict,
     FakeUnit,
     FakeUnits,
+    QuickUnit,
     StrictASGIServer,
     StrictWSGIServer,
     run_asgi,
@@ -204,20 +205,8 @@ class Plain(FakeUnit):
         del self.statement_error
 
 
-class AsyncPlain(Plain):
+class AsyncPlain(Plain, QuickUnit):
     """The awaitable twin, which never waits."""
-
-    async def begin(self) -> None:  # type: ignore[override]
-        self._call("begin")
-
-    async def commit(self) -> None:  # type: ignore[override]
-        self._call("commit")
-
-    async def rollback(self) -> None:  # type: ignore[override]
-        self._call("rollback")
-
-    async def close(self) -> None:  # type: ignore[override]
-        self._call("close")
 
 
 class PlainUnits(FakeUnits):
