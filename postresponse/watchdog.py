@@ -4,7 +4,6 @@ One thread for the whole process looks at all the limits. It starts with the fir
 any, and ends when there was none for a minute, so that a limit costs an entry in a set.
 """
 
-import logging
 import math
 import os
 import threading
@@ -12,9 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from postresponse.core.log import logger
+
 __all__ = ["within"]
 
-logger: Final = logging.getLogger("postresponse")
 
 TICK: Final = 1.0
 IDLE: Final = 60.0

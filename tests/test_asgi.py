@@ -14,6 +14,7 @@ import types
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import aclosing, nullcontext, suppress
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -88,6 +89,12 @@ def answer(*parts: bytes, status: int = 200, headers: Any = (), **start: Any) ->
         await send({"type": BODY, "body": parts[-1] if parts else b""})
 
     return app
+
+
+class Forgiving(StrictASGIServer):
+    """A server that does not look at what it sends."""
+
+    def _check(self, message: Any) -> None: ...
 
 
 def kinds(server: StrictASGIServer) -> list[str]:
@@ -321,9 +328,6 @@ async def test_a_status_that_no_server_can_send_is_refused_before_the_commit(com
 
 @pytest.mark.parametrize("status", [100, 999])
 async def test_a_status_that_a_server_may_know_passes(status: int) -> None:
-    class Forgiving(StrictASGIServer):
-        def _check(self, message: Any) -> None: ...
-
     server = await Site(answer(b"", status=status)).get(server=Forgiving())
     assert server.messages[0]["status"] == status
 
@@ -360,9 +364,6 @@ async def test_a_header_that_forges_another_is_refused_whatever_it_is_given_as(k
     ],
 )
 async def test_what_has_no_body_misses_no_byte_of_it(status: int, header: Any, ending: str) -> None:
-    class Forgiving(StrictASGIServer):
-        def _check(self, message: Any) -> None: ...
-
     site = Site(answer(b"", status=status, headers=[header]), observe=True)
     await Forgiving().run(site.app)
     assert site.outcome.ending == ending
@@ -1109,13 +1110,9 @@ async def test_a_disconnect_is_told_again_and_the_server_asked_once() -> None:
     assert site.units.log == ["begin", "rollback", "close"]
 
 
-@pytest.mark.parametrize("make", [FakeUnits(is_async=True), QuickUnits()], ids=["waits", "quick"])
+@pytest.mark.parametrize("make", [partial(FakeUnits, is_async=True), QuickUnits], ids=["waits", "quick"])
 @pytest.mark.parametrize("commit", ["head", "buffered"])
 async def test_where_it_decides_the_loop_gets_its_turns_however_quick_the_response_is(commit: Any, make: Any) -> None:
-    def factory(exchange: Any) -> Any:
-        made.append(make(exchange))
-        return made[-1]
-
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await checkpoint()  # the watch begins to wait
         await checkpoint()
@@ -1123,18 +1120,14 @@ async def test_where_it_decides_the_loop_gets_its_turns_however_quick_the_respon
         await answer(b"ok")(scope, receive, send)
 
     server, policy = StrictASGIServer(), CommitPolicy(commit, on_disconnect="rollback")
-    made: list[FakeUnit] = []
-    await server.run(PostResponseMiddleware(app, unit_of_work=factory, commit=policy))
-    assert [unit.log for unit in made] == [["begin", "rollback", "close"]]
+    units = make()
+    await server.run(PostResponseMiddleware(app, unit_of_work=units, commit=policy))
+    assert units.log == ["begin", "rollback", "close"]
 
 
-@pytest.mark.parametrize("make", [FakeUnits(is_async=True), QuickUnits()], ids=["waits", "quick"])
+@pytest.mark.parametrize("make", [partial(FakeUnits, is_async=True), QuickUnits], ids=["waits", "quick"])
 @pytest.mark.parametrize("commit", ["head", "buffered"])
 async def test_and_where_the_application_waits_for_the_disconnect_itself(commit: Any, make: Any) -> None:
-    def factory(exchange: Any) -> Any:
-        made.append(make(exchange))
-        return made[-1]
-
     async def listen(receive: Any) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
@@ -1148,9 +1141,9 @@ async def test_and_where_the_application_waits_for_the_disconnect_itself(commit:
             await answer(b"ok")(scope, receive, send)
 
     server, policy = StrictASGIServer(headers=[EXPECTS]), CommitPolicy(commit, on_disconnect="rollback")
-    made: list[FakeUnit] = []
-    await server.run(PostResponseMiddleware(app, unit_of_work=factory, commit=policy))
-    assert [unit.log for unit in made] == [["begin", "rollback", "close"]]
+    units = make()
+    await server.run(PostResponseMiddleware(app, unit_of_work=units, commit=policy))
+    assert units.log == ["begin", "rollback", "close"]
 
 
 async def test_a_slow_response_is_watched_from_its_beginning() -> None:
@@ -1636,9 +1629,6 @@ async def test_fewer_bytes_than_content_length_are_incomplete() -> None:
     with pytest.raises(AssertionError, match="shorter"):
         await server.run(site.app)
     assert site.outcome.ending is Ending.FAILED
-
-    class Forgiving(StrictASGIServer):
-        def _check(self, message: Any) -> None: ...
 
     site = Site(answer(b"ab", headers=[(b"content-length", b"5")]), observe=True)
     await Forgiving().run(site.app)

@@ -1,7 +1,6 @@
 """How a response leaves over ASGI: what is withheld, what the server gets, and whether the client is there for it."""
 
 import inspect
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from time import monotonic_ns
@@ -17,14 +16,13 @@ from postresponse.asgi.watch import Watch
 from postresponse.core.driven import DrivenExchange
 from postresponse.core.exchange import Failure
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, Outcome, State
+from postresponse.core.log import logger
 from postresponse.core.settlement import run_start_hooks, settle
 from postresponse.drained import transport_drained
 from postresponse.error_response import ErrorResponse, asgi_response, default_error_response, sendable
 from postresponse.held import HeldBody
 
 __all__ = ["BARRIER", "LINGER", "UNCOUNTED", "Delivery"]
-
-logger: Final = logging.getLogger("postresponse")
 
 BARRIER: Final = 65_536
 """A last message over this many bytes is sent apart from the end: uvicorn returns with most of it unsent."""
@@ -97,11 +95,7 @@ class Delivery(DrivenExchange):
         start = self._written_start(final)
         self._advance(HANDED)
         self._head_sent = monotonic_ns()
-        try:
-            await self._server_send(start)
-        except OSError:
-            self._left = True
-            raise
+        await self._hand_on(start)
 
     async def _release_held(self, held: HeldBody, message: Any, *, final: bool) -> Any:
         """Hand over what is held; its last bytes go with an empty last *message*, since nobody waits for that one."""
@@ -130,12 +124,7 @@ class Delivery(DrivenExchange):
         if self._watch is not None or self._receiving:
             await self._hand_part(message, len(item))
             return
-        # Nobody looks for the client's leaving.
-        try:
-            await self._server_send(message)
-        except OSError:
-            self._left = True
-            raise
+        await self._hand_on(message)  # nobody looks for the client's leaving
         self._bytes += len(item)
 
     def _written_start(self, final: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -243,7 +232,7 @@ class Delivery(DrivenExchange):
             return self._hand_or_leave(message)
         return self._hand_on(message)
 
-    async def _hand_on(self, message: Any) -> None:
+    async def _hand_on(self, message: Mapping[str, Any]) -> None:
         try:
             await self._server_send(message)
         except OSError:

@@ -4,7 +4,6 @@
 exists per message of a stream. How the response leaves is in `delivery.py`; what follows from it, in the core.
 """
 
-import logging
 import random
 from collections.abc import Awaitable
 from time import monotonic_ns
@@ -18,6 +17,7 @@ from postresponse.asgi.messages import BODY, START, look_at_head
 from postresponse.asgi.performing import at_once, drive, on_thread, perform, run_at_once
 from postresponse.core.at_once import open_at_once, settle_at_once
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
+from postresponse.core.log import logger
 from postresponse.core.policy import Retry
 from postresponse.core.settlement import Step, Steps, commit_early, finish, refuse, settle
 from postresponse.exceptions import ResponseReplaced
@@ -26,8 +26,6 @@ from postresponse.shielding import shielded
 __all__ = ["ASGIExchange"]
 
 T = TypeVar("T")
-
-logger: Final = logging.getLogger("postresponse")
 
 QUICK: Final = 10_000_000
 """Nanoseconds: a response that starts within this time is not watched for a disconnect before its head."""

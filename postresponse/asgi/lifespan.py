@@ -1,13 +1,11 @@
 """Lifespan, answered where the application does not."""
 
-import logging
 from typing import Any, Final
 
+from postresponse.core.log import logger
 from postresponse.typing import ASGIApplication
 
 __all__ = ["answer_lifespan"]
-
-logger: Final = logging.getLogger("postresponse")
 
 
 # How applications decline a scope that they do not know: an assertion, a key that is missing, a type they refuse. Any

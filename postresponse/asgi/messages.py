@@ -91,7 +91,7 @@ class _Descriptor:
 
 async def items_of(held: HeldBody) -> AsyncGenerator[Any, None]:
     """Give what is held, in order: bytes, and messages between them."""
-    items, batch = held.take(), deque[Any]()
+    items = held.take()
     while True:
         if held.ready():
             for item in items:
@@ -100,6 +100,6 @@ async def items_of(held: HeldBody) -> AsyncGenerator[Any, None]:
                     break
             else:
                 return
-        batch.extend(await on_thread(list, itertools.islice(items, PIECES)))
+        batch: deque[Any] = await on_thread(deque, itertools.islice(items, PIECES))
         while batch:
             yield batch.popleft()

@@ -291,7 +291,7 @@ def _give_up(exchange: DrivenExchange) -> Steps[bool]:
         yield give_up, (), kind.invalidate, exchange._settings.cleanup_timeout
     except GeneratorExit:
         raise
-    except BaseException as error:  # noqa: BLE001 (handed on by `_end`)
+    except BaseException as error:
         logger.error("%s: its connection could not be given up", exchange.route, exc_info=error)
         _keep(exchange, error)
         return False
@@ -403,7 +403,7 @@ def _tell(exchange: DrivenExchange, failure: Failure, callback: Callable[[Failur
             yield callback, (failure,), None, None
         except GeneratorExit:
             raise
-        except BaseException as error:  # noqa: BLE001 (handed on)
+        except BaseException as error:
             logger.error("%s: %r failed", exchange.route, callback, exc_info=error)
             _keep(exchange, error)
 

@@ -4,9 +4,8 @@ Starlette's own two middlewares look for the handler, in front of an application
 put together anew for each failure, so that a handler which was added late is found too.
 """
 
-import logging
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Final
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware.errors import ServerErrorMiddleware
@@ -14,12 +13,11 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
 from postresponse.core.exchange import Failure
+from postresponse.core.log import logger
 from postresponse.error_response import ErrorResponse, asgi_response
 from postresponse.exceptions import ConfigurationError, PostResponseError
 
 __all__ = ["rendered_by"]
-
-logger: Final = logging.getLogger("postresponse")
 
 
 def rendered_by(app: Starlette) -> Callable[[Failure], Awaitable[ErrorResponse | None]]:

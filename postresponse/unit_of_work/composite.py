@@ -3,9 +3,9 @@
 `TwoPhase` needs SQLAlchemy, which is loaded when it is first asked for.
 """
 
-import logging
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from postresponse.core.log import logger
 from postresponse.exceptions import CommitInDoubt, PartialCommit
 from postresponse.unit_of_work.composing import Composite
 from postresponse.unit_of_work.members import Call, Calls, Member, Members
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from postresponse.unit_of_work.two_phase import TwoPhase
 
 __all__ = ["Chained", "TwoPhase"]
-
-logger: Final = logging.getLogger("postresponse")
 
 
 class _ChainedMembers(Members):

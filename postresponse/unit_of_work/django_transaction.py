@@ -1,6 +1,5 @@
 """One transaction of Django's around one request: how it begins, what its statements tell, and how it ends."""
 
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -9,6 +8,7 @@ from typing import Any, Final
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.db import Error, connections, transaction
 
+from postresponse.core.log import logger
 from postresponse.exceptions import CommitRefused, UnitOfWorkError
 from postresponse.unit_of_work.django_commit import send_commit, ticket_on
 from postresponse.unit_of_work.in_doubt import run
@@ -17,7 +17,6 @@ from postresponse.unit_of_work.statements import detached, gave_up, is_kept, onl
 
 __all__ = ["AsyncUnit", "SyncUnit", "Unit"]
 
-logger: Final = logging.getLogger("postresponse")
 
 _IN_ERROR: Final = 3
 """libpq's PQTRANS_INERROR, as psycopg and psycopg2 give it."""

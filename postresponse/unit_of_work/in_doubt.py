@@ -11,7 +11,6 @@ one. So the life of the server is asked for with the id, and an answer out of an
 """
 
 import enum
-import logging
 import queue
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from anyio import sleep
 
+from postresponse.core.log import logger
 from postresponse.exceptions import CommitInDoubt, CommitRefused
 from postresponse.shielding import time_limit
 from postresponse.unit_of_work.statements import sqlstate_of
@@ -39,7 +39,6 @@ __all__ = [
     "was_refused",
 ]
 
-logger: Final = logging.getLogger("postresponse")
 
 LIMIT: float = 5.0
 """Seconds that a look-up may take, from the first attempt to the last."""

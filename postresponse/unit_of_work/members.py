@@ -9,12 +9,12 @@ raised. The core sees one unit of work, and keeps its promises to it; the rules 
 """
 
 import inspect
-import logging
 from collections.abc import Callable, Generator
 from typing import Any, Final, NamedTuple, TypeVar
 from weakref import ref
 
 from postresponse.core.exchange import Exchange
+from postresponse.core.log import logger
 from postresponse.shielding import time_limit
 from postresponse.unit_of_work.statements import worst_of
 from postresponse.watchdog import within
@@ -23,7 +23,6 @@ __all__ = ["ERRORS", "AsyncUnit", "Call", "Calls", "Member", "Members", "SyncUni
 
 T = TypeVar("T")
 
-logger: Final = logging.getLogger("postresponse")
 
 ERRORS: Final = (Exception, SystemExit)
 """What is dealt with; anything else ends a task or a process, and passes once every member was seen to."""

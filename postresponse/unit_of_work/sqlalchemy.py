@@ -4,7 +4,6 @@ Lazy: the session is made when a handler first asks for it, and takes a connecti
 request that asks for none costs nothing, at begin and at commit.
 """
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -18,6 +17,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from postresponse.core.current import current_exchange
 from postresponse.core.exchange import Exchange
+from postresponse.core.log import logger
 from postresponse.exceptions import CommitRefused, ConfigurationError, NoExchange, PartialCommit
 from postresponse.shielding import time_limit
 from postresponse.unit_of_work.in_doubt import Fate, alook_up, judge, look_up
@@ -27,7 +27,6 @@ from postresponse.unit_of_work.statements import worst_of
 
 __all__ = ["AsyncSQLAlchemyUnitOfWork", "SQLAlchemyUnitOfWork"]
 
-logger: Final = logging.getLogger("postresponse")
 
 HANG_UP: Final = 1.0
 """Seconds for an async driver to close a connection that is lost; some say goodbye first, and wait for an answer."""

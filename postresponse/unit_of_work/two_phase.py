@@ -17,10 +17,9 @@ the whole is committed, even if another stays prepared for a while, until the re
 """
 
 import inspect
-import logging
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
@@ -29,6 +28,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
 from postresponse.core.exchange import Exchange
+from postresponse.core.log import logger
 from postresponse.exceptions import CommitInDoubt, CommitRefused, ConfigurationError, UnitOfWorkError
 from postresponse.unit_of_work.branch import FIRST, Branch, Stage, session_of
 from postresponse.unit_of_work.composing import Composite
@@ -41,8 +41,6 @@ from postresponse.unit_of_work.statements import _GIVEN_UP, sqlstate_of
 __all__ = ["TwoPhase"]
 
 T = TypeVar("T")
-
-logger: Final = logging.getLogger("postresponse")
 
 
 class _Member(Member):

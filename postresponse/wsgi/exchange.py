@@ -7,7 +7,6 @@ decided inside the application call, because some servers fix status and headers
 
 import inspect
 import itertools
-import logging
 import random
 import sys
 import time
@@ -21,6 +20,7 @@ from postresponse.core.driven import DrivenExchange
 from postresponse.core.exchange import KEY, Failure
 from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
+from postresponse.core.log import logger
 from postresponse.core.policy import Retry, never_ends
 from postresponse.core.settlement import finish, refuse, run_start_hooks, settle
 from postresponse.drained import socket_drained
@@ -33,8 +33,6 @@ from postresponse.wsgi.performing import perform, run_at_once
 from postresponse.wsgi.recorded_input import RecordedInput
 
 __all__ = ["WSGIExchange"]
-
-logger: Final = logging.getLogger("postresponse")
 
 
 # A member of an enum is dear to look up before Python 3.12, and these are on every request's way.
