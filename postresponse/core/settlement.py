@@ -347,6 +347,7 @@ def _end_unit(exchange: DrivenExchange) -> Steps[None]:
         raise
     except BaseException:
         if not exchange._unit_ended:
+            yield from _roll_back(exchange)
             yield from _close(exchange)
         raise
 

@@ -48,6 +48,7 @@ def test_the_short_forms_of_a_policy_keep_the_other_options() -> None:
     assert CommitPolicy.of(configured, CommitPolicy()) is configured
     assert configured.point is CommitPoint.BUFFERED
     assert CommitPolicy(max_body=None).max_body is None
+    assert CommitPolicy(max_body=1, max_memory=1).max_memory == 1
 
 
 def test_what_was_probably_meant_is_named_only_where_it_is_near() -> None:
@@ -168,6 +169,7 @@ class OfPsycopg2(Exception):
         psycopg.errors.DeadlockDetected("deadlock detected"),
         asyncpg.exceptions.SerializationError("could not serialize access"),
         asyncpg.exceptions.DeadlockDetectedError("deadlock detected"),
+        pymysql.err.OperationalError(1020, "Record has changed since last read"),
         pymysql.err.OperationalError(1205, "Lock wait timeout exceeded"),
         pymysql.err.OperationalError(1213, "Deadlock found when trying to get lock"),
         OfPsycopg2("deadlock detected"),

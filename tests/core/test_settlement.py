@@ -13,6 +13,10 @@ from tests.core.exchanges import exchange_of, give_head, open_unit, perform, set
 from tests.fakes import Conflict, FakeUnit, FakeUnits
 
 
+class Cancelled(BaseException):
+    """What an event loop raises into a task, whatever its name there."""
+
+
 class LazyUnit(FakeUnit):
     """A unit of work that costs nothing untouched."""
 
@@ -97,27 +101,136 @@ def test_a_clean_up_that_fails_gives_the_connection_up() -> None:
     assert unit.log == ["rollback!", "invalidate!", "close"]
 
 
-def test_a_unit_of_work_without_invalidate_is_closed_all_the_same() -> None:
-    class Plain:
-        active = True
+class PlainUnit:
+    """A unit of work whose connection cannot be given up, and whose rollback fails."""
 
-        def __init__(self) -> None:
-            self.log: list[str] = []
+    active = True
 
-        def begin(self) -> None: ...
-        def commit(self) -> None: ...
+    def __init__(self) -> None:
+        self.log: list[str] = []
 
-        def rollback(self) -> None:
-            raise OSError("gone")
+    def begin(self) -> None: ...
+    def commit(self) -> None: ...
 
-        def close(self) -> None:
-            self.log.append("close")
+    def rollback(self) -> None:
+        self.log.append("rollback!")
+        raise OSError("gone")
 
-    unit = Plain()
-    exchange = exchange_of(unit_of_work=lambda exchange: unit)
+    def close(self) -> None:
+        self.log.append("close")
+
+
+@pytest.mark.parametrize("abandoned", [False, True])
+def test_a_unit_of_work_without_invalidate_is_rolled_back_and_closed_all_the_same(
+    abandoned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    unit = PlainUnit()
+    exchange = exchange_of(is_async=True, unit_of_work=lambda exchange: unit)
     give_head(exchange, 500)
+    exchange._raised, exchange._exception = abandoned, Cancelled() if abandoned else None
     assert perform(settle(exchange)) is Event.SETTLED
-    assert unit.log == ["close"]
+    assert unit.log == ["rollback!", "close"]
+    assert caplog.messages == ["GET /orders: the unit of work could not roll back"]
+
+
+@pytest.mark.parametrize("failing", ["close", "rollback", "invalidate"])
+def test_what_ends_a_process_in_a_clean_up_passes_once_all_is_done(failing: str) -> None:
+    units = FakeUnits(
+        {failing: KeyboardInterrupt(), **({"rollback": OSError("gone")} if failing == "invalidate" else {})}
+    )
+    exchange = exchange_of(unit_of_work=units)
+    exchange.after_rollback(lambda: units.log.append("after_rollback"))
+    give_head(exchange, 500)
+    with pytest.raises(KeyboardInterrupt):
+        perform(settle(exchange))
+    assert units.log[-2:] == ["invalidate" if failing == "close" else "close", "after_rollback"]
+    assert exchange.unit_of_work is UnitState.ROLLED_BACK
+
+
+@pytest.mark.parametrize("end", [SystemExit(3), KeyboardInterrupt()])
+@pytest.mark.parametrize("stage", ["before_commit", "commit"])
+def test_only_an_exit_out_of_commit_itself_leaves_its_end_unknown(stage: str, end: BaseException) -> None:
+    def hook() -> None:
+        if stage == "before_commit":
+            raise end
+
+    exchange = exchange_of(unit_of_work=FakeUnits({"commit": end}))
+    exchange.before_commit(hook)
+    give_head(exchange)
+    if isinstance(end, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            perform(settle(exchange))
+    else:
+        assert perform(settle(exchange)) is Event.REFUSED
+    assert exchange.unit_of_work is (UnitState.UNKNOWN if stage == "commit" else UnitState.FAILED)
+
+
+@pytest.mark.parametrize("stage", ["before_commit", "commit"])
+def test_a_failed_commit_tells_whether_it_was_a_hook(stage: str) -> None:
+    told: list[str] = []
+    exchange = exchange_of(
+        unit_of_work=FakeUnits({"commit": LookupError()}), on_commit_failed=lambda failure: told.append(failure.stage)
+    )
+    if stage == "before_commit":
+        exchange.before_commit(lambda: [][0])
+    give_head(exchange)
+    assert perform(settle(exchange)) is Event.REFUSED
+    assert told == [stage]
+
+
+def test_what_ends_a_process_in_a_rule_rolls_back_and_passes_once_the_connection_is_released() -> None:
+    def ends(head: object) -> bool:
+        raise KeyboardInterrupt
+
+    outcomes: list[Outcome] = []
+    units = FakeUnits()
+    exchange = exchange_of(
+        unit_of_work=units, commit=CommitPolicy(at="after_send", commit_if=ends), on_finished=outcomes.append
+    )
+    give_head(exchange)
+    with pytest.raises(KeyboardInterrupt):
+        perform(finish(exchange))
+    assert units.log == ["begin", "rollback", "close"]
+    assert [outcome.unit_of_work for outcome in outcomes] == [UnitState.ROLLED_BACK]
+
+
+def test_what_ends_a_process_in_a_callback_for_failures_passes_once_all_is_done() -> None:
+    ran: list[str] = []
+
+    def ends(failure: Failure) -> None:
+        ran.append(failure.stage)
+        raise KeyboardInterrupt
+
+    exchange = exchange_of(unit_of_work=FakeUnits(), on_error=ends)
+    exchange.after_commit(lambda: [][0])
+    exchange.after_commit(lambda: ran.append("the next"))
+    give_head(exchange)
+    with pytest.raises(KeyboardInterrupt):
+        perform(settle(exchange))
+    assert ran == ["after_commit", "the next"]
+
+
+@pytest.mark.parametrize("stage", ["on_start", "commit_if"])
+def test_a_refused_response_tells_which_stage_failed_and_since_when_it_settled(stage: str) -> None:
+    told: list[str] = []
+    outcomes: list[Outcome] = []
+
+    def fails(_: object) -> bool:
+        raise LookupError(stage)
+
+    exchange = exchange_of(
+        unit_of_work=FakeUnits(),
+        commit=CommitPolicy(commit_if=fails if stage == "commit_if" else lambda head: True),
+        on_error=lambda failure: told.append(failure.stage),
+        on_finished=outcomes.append,
+    )
+    if stage == "on_start":
+        exchange.on_start(fails)
+    give_head(exchange)
+    assert perform(settle(exchange)) is Event.REFUSED
+    perform(finish(exchange))
+    assert told == [stage]
+    assert (outcomes[0].moments.settling, outcomes[0].moments.settled) == (1, 2)
 
 
 def test_a_rollback_by_status_says_one_debug_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -350,10 +463,6 @@ def test_a_discarded_attempt_tells_nobody_and_lets_go_of_what_it_holds() -> None
     assert perform(settle(exchange)) is Event.AGAIN
     perform(finish(exchange))
     assert told == ["let go"]
-
-
-class Cancelled(BaseException):
-    """What an event loop raises into a task, whatever its name there."""
 
 
 def test_a_connection_that_cannot_be_given_up_is_rolled_back_before_it_is_closed() -> None:
