@@ -319,7 +319,6 @@ def finish(exchange: DrivenExchange) -> Steps[None]:
         except BaseException as error:  # noqa: BLE001 (handed on below: the outcome is reported whatever happened)
             _keep(exchange, error)
     if exchange._silenced and not exchange._again:  # it was cancelled, and is the last attempt after all
-        exchange._silenced = False
         yield from _after(exchange)
         if exchange._failure is not None:
             is_commit = exchange._failure.stage in ("before_commit", "commit")

@@ -400,7 +400,12 @@ def test_the_access_log_has_one_line_a_request(caplog: pytest.LogCaptureFixture)
     give_head(exchange)
     exchange._began, exchange._head_sent, exchange._body_sent = 7_000_000, 100_007_000_000, None
     perform(finish(exchange))
-    assert caplog.messages == ["GET /orders 200: incomplete, unit of work none, head after 100000.0 ms, all after - ms"]
+    exchange._body_sent = 100_009_500_000
+    perform(finish(exchange))
+    assert caplog.messages == [
+        "GET /orders 200: incomplete, unit of work none, head after 100000.0 ms, all after - ms",
+        "GET /orders 200: handed_over, unit of work none, head after 100000.0 ms, all after 100002.5 ms",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -481,7 +486,7 @@ def test_where_a_thread_may_be_at_work_the_connection_is_given_up_and_not_rolled
     assert units.log == ["begin", "invalidate", "close"]
 
 
-@pytest.mark.parametrize("stage", ["commit_if", "commit"])
+@pytest.mark.parametrize("stage", ["commit_if", "before_commit", "commit"])
 def test_a_failure_that_was_to_be_run_again_is_told_to_whom_it_concerns(stage: str) -> None:
     told: list[tuple[str, str]] = []
     units = FakeUnits({"commit": Conflict()})
@@ -497,10 +502,12 @@ def test_a_failure_that_was_to_be_run_again_is_told_to_whom_it_concerns(stage: s
         on_commit_failed=lambda failure: told.append(("on_commit_failed", failure.stage)),
         on_error=lambda failure: told.append(("on_error", failure.stage)),
     )
+    if stage == "before_commit":
+        exchange.before_commit(units.only.commit)
     give_head(exchange)
     assert perform(settle(exchange)) is Event.AGAIN
     assert told == []
     exchange._again = False  # the request was cancelled meanwhile
     exchange._state = State.OVER
     perform(finish(exchange))
-    assert told == [("on_commit_failed" if stage == "commit" else "on_error", stage)]
+    assert told == [("on_error" if stage == "commit_if" else "on_commit_failed", stage)]
