@@ -159,3 +159,45 @@ def test_what_waits_is_left_to_the_steps() -> None:
     assert exchange._unit.log == ["begin"]
     assert perform(rest_of_it) is Event.SETTLED
     assert exchange._unit.log == ["begin", "commit", "close"]
+
+
+@pytest.mark.parametrize("kind", ["eager", "untouched", "touched", "touched until committed"])
+def test_what_nothing_stands_against_takes_no_steps(kind: str) -> None:
+    calls: list[tuple[str, object, float | None]] = []
+
+    def noted(call: Any, unit: object, limit: float | None) -> None:
+        calls.append((call.__name__, unit, limit))
+        call()
+
+    unit = _unit(kind, {})
+    exchange = Side(plainly=True, unit=unit, policy=CommitPolicy()).exchange
+    assert open_at_once(exchange, noted) is None
+    give_head(exchange)
+    assert settle_at_once(exchange, noted) is None
+    expected = [("begin", unit, None), ("commit", unit, None), ("close", unit, 5.0)]
+    assert calls == ([] if kind == "untouched" else expected[:2] if kind == "touched until committed" else expected)
+
+
+def test_a_unit_that_cannot_tell_whether_it_is_active_is_rolled_back_both_ways() -> None:
+    class Unit(FakeUnit):
+        silent = False
+
+        @property
+        def active(self) -> bool:
+            if self.silent:
+                raise LookupError("the connection is gone")
+            return True
+
+        @active.setter
+        def active(self, active: bool) -> None: ...
+
+    seen = []
+    for plainly in (False, True):
+        unit = Unit({})
+        side = Side(plainly=plainly, unit=unit, policy=CommitPolicy())
+        assert side.take(open_unit, open_at_once, None) is None
+        give_head(side.exchange)
+        unit.silent = True
+        seen.append(side.seen(side.take(settle, settle_at_once, Event.SETTLED)))
+    assert seen[0] == seen[1]
+    assert seen[0][:2] == (Event.REFUSED, ["begin", "rollback", "close"])

@@ -194,6 +194,31 @@ def test_what_ends_a_process_in_a_rule_rolls_back_and_passes_once_the_connection
     assert [outcome.unit_of_work for outcome in outcomes] == [UnitState.ROLLED_BACK]
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_rule_of_ones_own_sees_the_headers(kept: bool) -> None:
+    units = FakeUnits()
+    exchange = exchange_of(unit_of_work=units, commit=CommitPolicy(commit_if=lambda head: head.get("x-keep") == "yes"))
+    give_head(exchange)
+    exchange._headers = [("X-Keep", "yes" if kept else "no")]
+    assert perform(settle(exchange)) is Event.SETTLED
+    assert units.log == ["begin", "commit" if kept else "rollback", "close"]
+
+
+def test_what_a_unit_of_work_lets_go_of_at_the_end_is_told_of_where_it_fails(caplog: pytest.LogCaptureFixture) -> None:
+    told: list[Failure] = []
+    ran: list[str] = []
+
+    def fails() -> None:
+        raise LookupError("a listener")
+
+    exchange = exchange_of(unit_of_work=FakeUnits(), on_error=told.append)
+    exchange._at_end = [fails, lambda: ran.append("the next")]
+    give_head(exchange)
+    perform(finish(exchange))
+    assert ([(failure.exchange, failure.stage) for failure in told], ran) == ([(exchange, "on_finished")], ["the next"])
+    assert caplog.messages == [f"GET /orders: the on_finished hook {fails!r} failed"]
+
+
 def test_what_ends_a_process_in_a_callback_for_failures_passes_once_all_is_done() -> None:
     ran: list[str] = []
 
