@@ -88,7 +88,7 @@ def manner_of(method: Any) -> Manner:
     if not inspect.iscoroutinefunction(method):
         return Manner.BLOCKS
     code = getattr(method, "__code__", None)
-    if not isinstance(code, CodeType) or not code.co_flags & inspect.CO_COROUTINE:
+    if type(code) is not CodeType or not code.co_flags & inspect.CO_COROUTINE:  # a mock says that its code is one
         return Manner.WAITS
     # Every await, `async with` and `async for` is compiled to it, and nothing else can suspend.
     is_awaiting = any(instruction.opname == "SEND" for instruction in dis.get_instructions(code))

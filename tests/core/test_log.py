@@ -1,0 +1,27 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from postresponse.core.log import route_of
+
+
+@pytest.mark.parametrize(
+    ("scope", "route"),
+    [
+        (None, "a finished request"),
+        ({}, "a finished request"),
+        ({"type": "http", "method": "GET", "path": "/orders/7"}, "GET /orders/7"),
+        ({"type": "http", "method": "GET", "path": "/orders/7", "route": object()}, "GET /orders/7"),
+        (
+            {"type": "http", "method": "GET", "path": "/orders/7", "route": SimpleNamespace(path="/orders/{id}")},
+            "GET /orders/{id}",
+        ),
+        ({"type": "http", "method": "GET"}, "GET "),
+        ({"type": "websocket", "path": "/feed"}, " /feed"),
+        ({"REQUEST_METHOD": "PUT", "SCRIPT_NAME": "/shop", "PATH_INFO": "/orders"}, "PUT /shop/orders"),
+        ({"REQUEST_METHOD": "PUT"}, "PUT "),
+    ],
+)
+def test_a_route_is_named_by_its_method_and_template_or_path(scope: Any, route: str) -> None:
+    assert route_of(scope) == route
