@@ -967,7 +967,7 @@ def test_less_than_two_are_refused(members: Any) -> None:
 async def coroutine_function(exchange: object) -> Any: ...
 
 
-@pytest.mark.parametrize("wrong", [None, "sqlite://", coroutine_function], ids=repr)
+@pytest.mark.parametrize("wrong", [None, "sqlite://", coroutine_function])
 def test_what_is_no_factory_is_refused_by_name(wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match="Chained: audit: expected a plain function"):
         Chained(orders=sync_factory, audit=wrong)

@@ -53,7 +53,11 @@ def test_an_async_engine_as_well() -> None:
     assert is_heard(engine.sync_engine)
 
 
-@pytest.mark.parametrize("make", [sessionmaker(), sessionmaker(bind=None), Session, lambda: Session()], ids=repr)
+@pytest.mark.parametrize(
+    "make",
+    [sessionmaker(), sessionmaker(bind=None), Session, lambda: Session()],
+    ids=["maker", "maker of none", "class", "function"],
+)
 def test_what_tells_of_none_is_taken(make: Any) -> None:
     assert SQLAlchemyUnitOfWork(make)
 
