@@ -31,6 +31,24 @@ def test_doom_says_its_reason_in_the_log(caplog: pytest.LogCaptureFixture) -> No
     assert caplog.messages == ["GET /orders: doomed: out of stock", "GET /orders: doomed: no reason given"]
 
 
+def test_a_new_exchange_knows_its_request_and_nothing_of_its_response() -> None:
+    settings, receive, send = settings_of(unit_of_work=FakeUnits()), object(), object()
+    exchange = DrivenExchange(settings, {}, 7, receive, send)
+    given = (exchange._server_receive, exchange._server_send, exchange._policy, exchange._began)
+    assert given == (receive, send, settings.fixed_policy, 7)
+    assert exchange._unheard is True
+    assert DrivenExchange(settings_of(on_finished=print), {}, 7)._unheard is False
+    for name in (
+        *("_status", "_headers", "_unit", "_kind", "_verdict", "_failure", "_decided", "_settling", "_settled"),
+        *("_head_sent", "_body_sent", "_on_start", "_before_commit", "_after_commit", "_on_finished", "_at_end"),
+        *("_given", "_held", "_watch"),
+    ):
+        assert getattr(exchange, name) is None, name
+    for name in ("_unit_ended", "_left", "_raised", "_again", "_trailers"):
+        assert getattr(exchange, name) is False, name
+    assert (exchange._bytes, exchange._room, exchange._receiving) == (0, 0, 0)
+
+
 # -- what is in time --------------------------------------------------------------------------------------------------
 
 

@@ -2,9 +2,10 @@ from typing import Any
 
 import pytest
 
-from postresponse import CommitPolicy
+from postresponse import CommitPolicy, Retry
 from postresponse.core.lifecycle import MOVES, CommitPoint
 from postresponse.core.settings import check_application, check_callback, known_options
+from postresponse.core.units import Manner
 from postresponse.exceptions import ConfigurationError, WrongApplication
 from tests.core.exchanges import settings_of
 from tests.fakes import FakeUnits
@@ -74,3 +75,17 @@ def test_known_options_name_what_was_probably_meant() -> None:
     wrong: dict[str, Any] = {"on_finish": 2}
     with pytest.raises(ConfigurationError, match="Middleware has no option 'on_finish'; did you mean 'on_finished'"):
         Middleware(1, **wrong)
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_what_every_request_asks_of_its_settings_is_worked_out_once(is_async: bool) -> None:
+    policy = CommitPolicy(at="buffered")
+    settings = settings_of(is_async=is_async, unit_of_work=FakeUnits(), commit=policy)
+    assert settings.at_once is (Manner.AT_ONCE if is_async else Manner.BLOCKS)
+    assert (settings.policy, settings.fixed_policy, settings.retries) == (policy, policy, False)
+    assert settings.moves is MOVES[CommitPoint.BUFFERED]
+    chosen = settings_of(is_async=is_async, unit_of_work=FakeUnits(), commit=lambda scope: policy)
+    assert (chosen.policy, chosen.fixed_policy, chosen.retries) == (CommitPolicy(), None, True)
+    assert settings_of(unit_of_work=FakeUnits(), commit=CommitPolicy(retry=Retry())).retries
+    observing = settings_of(is_async=is_async)
+    assert (observing.moves, observing.retries) == (MOVES[CommitPoint.AFTER_SEND], False)

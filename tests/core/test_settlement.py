@@ -10,7 +10,7 @@ from postresponse.core.lifecycle import Ending, Event, State, UnitState
 from postresponse.core.settlement import commit_early, finish, refuse, run_start_hooks, settle
 from postresponse.exceptions import BodyTooLarge, CommitInDoubt, InvalidHeader, MessageOrderError, ResponseStarted
 from tests.core.exchanges import exchange_of, give_head, open_unit, perform, settings_of
-from tests.fakes import Conflict, FakeUnit, FakeUnits
+from tests.fakes import Conflict, FakeUnit, FakeUnits, QuickUnit
 
 
 class Cancelled(BaseException):
@@ -192,6 +192,44 @@ def test_what_ends_a_process_in_a_rule_rolls_back_and_passes_once_the_connection
         perform(finish(exchange))
     assert units.log == ["begin", "rollback", "close"]
     assert [outcome.unit_of_work for outcome in outcomes] == [UnitState.ROLLED_BACK]
+
+
+@pytest.mark.parametrize(("stage", "status"), [("after_commit", 200), ("after_rollback", 404)])
+def test_a_hook_behind_the_end_that_fails_is_logged_and_told_of(
+    stage: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Failure] = []
+    error = LookupError("no mail server")
+
+    def fails() -> None:
+        raise error
+
+    exchange = exchange_of(unit_of_work=FakeUnits(), on_error=told.append)
+    getattr(exchange, stage)(fails)
+    give_head(exchange, status)
+    assert perform(settle(exchange)) is Event.SETTLED
+    assert told == [Failure(exchange, stage, error, transient=False)]  # type: ignore[arg-type]
+    assert caplog.messages == [f"GET /orders: the {stage} hook {fails!r} failed"]
+
+
+def test_a_unit_of_work_is_made_from_the_exchange() -> None:
+    given: list[Exchange] = []
+
+    def factory(exchange: Exchange) -> FakeUnit:
+        given.append(exchange)
+        return FakeUnit({})
+
+    assert given == [exchange_of(unit_of_work=factory)]
+
+
+def test_an_async_unit_of_work_is_refused_by_name_where_nothing_is_awaited() -> None:
+    told: list[Failure] = []
+    exchange_settings = settings_of(unit_of_work=lambda exchange: QuickUnit({}), on_error=told.append)
+    exchange = DrivenExchange(exchange_settings, {"method": "GET", "path": "/"}, 0)
+    assert perform(open_unit(exchange)) is Event.REFUSED
+    assert [str(failure.exception) for failure in told] == [
+        "unit_of_work: QuickUnit is async and cannot run under WSGI"
+    ]
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -75,7 +75,7 @@ def test_a_plain_function_that_is_marked_as_async_may_wait() -> None:
 
 
 def unit_of(*manners: Callable[..., Any] | None, **attributes: Any) -> Any:
-    """A unit of work of a type of its own, with these methods: begin, commit, rollback, close and perhaps invalidate."""
+    """A unit of work of its own type, with these methods: begin, commit, rollback, close and perhaps invalidate."""
     names = ("begin", "commit", "rollback", "close", "invalidate")
     methods = {name: staticmethod(method) for name, method in zip(names, manners, strict=False) if method is not None}
     return type("Unit", (), {"active": True, **methods, **attributes})()
