@@ -48,10 +48,10 @@ def open_at_once(exchange: DrivenExchange, run: Run) -> Steps[Event | None] | No
 def settle_at_once(exchange: DrivenExchange, run: Run) -> Steps[Event] | None:
     """Commit by the rules, and release the connection; None if that is done, else the steps that are left."""
     unit, kind, policy, settings = exchange._unit, exchange._kind, exchange._policy, exchange._settings
+    assert kind is not None
+    assert policy is not None
     if (
-        kind is None
-        or policy is None
-        or policy.commit_if is not below_400
+        policy.commit_if is not below_400
         or exchange._unit_ended
         or exchange._on_start is not None
         or exchange._headers is not None

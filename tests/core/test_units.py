@@ -9,6 +9,7 @@ from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 
+from postresponse.core import units
 from postresponse.core.units import Manner, kind_of, manner_of
 from postresponse.exceptions import UnitOfWorkError
 
@@ -107,11 +108,19 @@ def test_a_unit_that_tells_whether_it_was_touched_is_lazy() -> None:
     assert kind_of(unit_of(blocks, blocks, blocks, blocks, touched=False)).lazy
 
 
+@pytest.fixture
+def _unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no unit of work had been looked at: so many types are kept, and no more."""
+    monkeypatch.setattr(units, "_kinds", {})
+
+
+@pytest.mark.usefixtures("_unseen")
 def test_a_type_is_looked_at_once() -> None:
     unit = unit_of(blocks, blocks, blocks, blocks)
     assert kind_of(unit) is kind_of(type(unit)())
 
 
+@pytest.mark.usefixtures("_unseen")
 def test_units_that_carry_their_methods_themselves_are_each_of_their_own_kind() -> None:
     class Unit:
         active = True
