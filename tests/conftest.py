@@ -4,12 +4,13 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from tests.log_lines import Reader
 from tests.services import PROBES
+from tests.sharing import LONG, Sharing
 
 Length = Literal["off", "short", "full"]
 
@@ -36,14 +37,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the long proofs unless they were asked for; where several processes test, keep a module in one of them."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    """Skip the long proofs unless they were asked for; in one of several processes, begin with what takes long."""
+    if hasattr(config, "workerinput"):  # one of several processes
+        items.sort(key=lambda item: not item.nodeid.startswith(LONG))
     if config.getoption("--long") == "off":
         for item in items:
             if item.get_closest_marker("long"):
                 item.add_marker(pytest.mark.skip(reason="a long proof: --long=short or --long=full runs it"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share the tests out between processes, where `-n` has several."""
+    return Sharing(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -67,12 +67,8 @@ def figures(pytestconfig: pytest.Config) -> Figures:
     return pytestconfig.stash.setdefault(FIGURES, Figures())
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Bring together the tests of one server, so that each is started once."""
-    for item in items:
-        if name := _site_of(item):
-            item.add_marker(pytest.mark.xdist_group(name))
     names: dict[str, int] = {}
     places = [at for at, item in enumerate(items) if _site_of(item)]
     ours = sorted((items[at] for at in places), key=lambda item: names.setdefault(_site_of(item), len(names)))

@@ -25,8 +25,6 @@ from tests.unit_of_work.test_recovery import actions
 from tests.unit_of_work.test_two_phase import Interrupted, interrupt
 from tests.unit_of_work.two_databases import READ, WRITE, MixedShop, Shop, Site
 
-pytestmark = pytest.mark.xdist_group("XA")  # MariaDB lists the branches of all databases
-
 Captured = pytest.LogCaptureFixture
 
 postgresql = pytest.mark.service("own postgresql")

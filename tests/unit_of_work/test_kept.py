@@ -19,8 +19,6 @@ from tests.services import mariadb, postgres
 from tests.services.own_postgres import Cluster
 from tests.unit_of_work.two_databases import REFUSED, WRITE, MixedShop, Shop, Site
 
-pytestmark = pytest.mark.xdist_group("XA")  # MariaDB lists the branches of all databases
-
 ON_POSTGRESQL = pytest.mark.service("postgresql")
 ON_MARIADB = pytest.mark.service("mariadb")
 

@@ -14,11 +14,7 @@ from postresponse.unit_of_work.composite import TwoPhase
 from postresponse.unit_of_work.sqlalchemy import SQLAlchemyUnitOfWork
 from tests.unit_of_work.two_databases import READ, WRITE, MixedShop
 
-pytestmark = [
-    pytest.mark.service("own postgresql"),
-    pytest.mark.service("mariadb"),
-    pytest.mark.xdist_group("XA"),  # MariaDB lists the branches of all databases
-]
+pytestmark = [pytest.mark.service("own postgresql"), pytest.mark.service("mariadb")]
 
 
 class Base(DeclarativeBase):

@@ -30,10 +30,7 @@ from tests.unit_of_work.two_databases import REFUSED, WRITE, MixedShop, Shop
 
 Captured = pytest.CaptureFixture[str]
 
-pytestmark = [
-    pytest.mark.service("own postgresql"),
-    pytest.mark.xdist_group("XA"),  # MariaDB lists the branches of all databases
-]
+pytestmark = pytest.mark.service("own postgresql")
 
 
 @pytest.fixture

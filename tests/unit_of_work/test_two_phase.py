@@ -37,8 +37,6 @@ from tests.services import own_postgres
 from tests.services.own_postgres import Cluster
 from tests.unit_of_work.two_databases import READ, REFUSED, WRITE, MixedShop, Shop, Site
 
-pytestmark = pytest.mark.xdist_group("XA")  # MariaDB lists the branches of all databases
-
 Captured = pytest.LogCaptureFixture
 
 postgresql = pytest.mark.service("own postgresql")

@@ -1,0 +1,35 @@
+"""How several processes share the tests: what takes long first, and a module to one process."""
+
+from typing import Any, Final
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+__all__ = ["Sharing", "group_of"]
+
+LONG: Final = ("tests/upstream/", "tests/core/test_lifecycle.py", "tests/faults/")
+"""These begin first, each test by itself: one that begins last is waited for by all."""
+
+BRANCHES: Final = ("failover", "kept", "lone_mariadb", "recovery", "two_phase")
+"""Modules of `tests/unit_of_work` that ask MariaDB for its prepared transactions, which are those of all databases."""
+
+
+def group_of(nodeid: str) -> str:
+    """Name what has to run in one process with the test of this id."""
+    module = nodeid.partition("::")[0]
+    if module.startswith(LONG):
+        return nodeid
+    if module in {f"tests/unit_of_work/test_{name}.py" for name in BRANCHES}:
+        return "prepared transactions of MariaDB"
+    return module
+
+
+class Sharing(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives each process a group at a time."""
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        config.option.loadscopereorder = False  # which would begin with those that have the most tests
+        super().__init__(config, log)
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
