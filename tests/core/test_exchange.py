@@ -49,6 +49,18 @@ def test_a_new_exchange_knows_its_request_and_nothing_of_its_response() -> None:
     assert (exchange._bytes, exchange._room, exchange._receiving) == (0, 0, 0)
 
 
+def test_what_is_left_to_do_at_the_end_is_known() -> None:
+    assert exchange_of()._has_nothing_left()
+    assert not exchange_of(on_finished=print)._has_nothing_left()
+    letting_go = exchange_of()
+    letting_go._at_end = [print]
+    assert not letting_go._has_nothing_left()
+    working = exchange_of(unit_of_work=FakeUnits())
+    assert not working._has_nothing_left()
+    working._unit_ended = True
+    assert working._has_nothing_left()
+
+
 # -- what is in time --------------------------------------------------------------------------------------------------
 
 

@@ -1,3 +1,4 @@
+import inspect
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -207,3 +208,13 @@ def test_errors_that_cause_each_other_are_looked_at_once() -> None:
     one, two = ValueError("one"), ValueError("two")
     one.__cause__, two.__cause__ = two, one
     assert not is_transient(one)
+
+
+def test_a_coroutine_in_the_place_of_a_policy_is_closed() -> None:
+    async def chosen() -> str:
+        return "head"
+
+    coroutine = chosen()
+    with pytest.raises(ConfigurationError, match="commit: expected 'head', 'buffered', 'after_send' or a CommitPolicy"):
+        CommitPolicy.of(coroutine)
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED

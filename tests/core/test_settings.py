@@ -1,3 +1,4 @@
+import functools
 from typing import Any
 
 import pytest
@@ -89,3 +90,24 @@ def test_what_every_request_asks_of_its_settings_is_worked_out_once(is_async: bo
     assert settings_of(unit_of_work=FakeUnits(), commit=CommitPolicy(retry=Retry())).retries
     observing = settings_of(is_async=is_async)
     assert (observing.moves, observing.retries) == (MOVES[CommitPoint.AFTER_SEND], False)
+
+
+@pytest.mark.parametrize(
+    ("option", "wanted"),
+    [("app", "an ASGI application"), ("error_response", "an ErrorResponse or an ASGI application")],
+)
+def test_what_was_wanted_instead_of_an_application_is_said_in_words(option: str, wanted: str) -> None:
+    with pytest.raises(WrongApplication) as caught:
+        check_application(None, 3, option)
+    assert str(caught.value) == f"{option}: expected {wanted}, found None"
+
+
+def test_of_a_decorated_application_the_outermost_signature_counts() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+    @functools.wraps(app)
+    def wrapper(environ: Any, start_response: Any) -> None: ...
+
+    with pytest.raises(WrongApplication, match="app takes 2 arguments, as WSGI applications do"):
+        check_application(wrapper, 3)
+    check_application(wrapper, 2)

@@ -8,6 +8,7 @@ from postresponse.core.driven import DrivenExchange
 from postresponse.core.exchange import Exchange, Failure
 from postresponse.core.lifecycle import Ending, Event, State, UnitState
 from postresponse.core.settlement import commit_early, finish, refuse, run_start_hooks, settle
+from postresponse.core.units import Manner
 from postresponse.exceptions import BodyTooLarge, CommitInDoubt, InvalidHeader, MessageOrderError, ResponseStarted
 from tests.core.exchanges import exchange_of, give_head, open_unit, perform, settings_of
 from tests.fakes import Conflict, FakeUnit, FakeUnits, QuickUnit
@@ -574,3 +575,98 @@ def test_a_failure_that_was_to_be_run_again_is_told_to_whom_it_concerns(stage: s
     exchange._state = State.OVER
     perform(finish(exchange))
     assert told == [("on_error" if stage == "commit_if" else "on_commit_failed", stage)]
+
+
+def test_without_a_head_there_is_nothing_to_commit(caplog: pytest.LogCaptureFixture) -> None:
+    units = FakeUnits()
+    exchange = exchange_of(unit_of_work=units)
+    perform(finish(exchange))
+    assert (units.log, exchange.unit_of_work) == (["begin", "rollback", "close"], UnitState.ROLLED_BACK)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_client_that_left_rolls_back_where_the_policy_says_so(left: bool) -> None:
+    units = FakeUnits()
+    exchange = exchange_of(unit_of_work=units, commit=CommitPolicy(on_disconnect="rollback"))
+    give_head(exchange)
+    exchange._left = left
+    perform(settle(exchange))
+    assert units.log == ["begin", "rollback" if left else "commit", "close"]
+
+
+def test_each_step_says_how_it_is_called_and_how_long_it_may_take() -> None:
+    for status, ends in ((200, "commit"), (404, "rollback")):
+        exchange = exchange_of(unit_of_work=FakeUnits())
+        give_head(exchange, status)
+        steps = [(call.__name__, manner, limit) for call, _, manner, limit in settle(exchange)]
+        limit = None if ends == "commit" else 5.0
+        assert steps == [(ends, Manner.BLOCKS, limit), ("close", Manner.BLOCKS, 5.0)]
+
+
+# -- what is run again ------------------------------------------------------------------------------------------------
+
+
+def retrying(fails: dict[str, BaseException] | None = None, **options: Any) -> tuple[FakeUnit, DrivenExchange]:
+    units = FakeUnits(fails)
+    exchange = exchange_of(unit_of_work=units, commit=CommitPolicy(retry=Retry(**options)))
+    give_head(exchange)
+    return units.only, exchange
+
+
+def test_what_was_committed_is_not_run_again_whatever_it_answers() -> None:
+    unit, exchange = retrying()
+    exchange.force_commit()
+    exchange._status, unit.statement_error = 500, Conflict()
+    assert perform(settle(exchange)) is Event.SETTLED
+    assert (exchange.unit_of_work, exchange._again) == (UnitState.COMMITTED, False)
+
+
+def test_a_failure_that_does_not_pass_is_not_run_again() -> None:
+    _, exchange = retrying({"commit": LookupError("refused")})
+    assert perform(settle(exchange)) is Event.REFUSED
+    assert exchange._again is False
+
+
+def test_what_ends_a_process_is_not_held_up_by_another_attempt() -> None:
+    _, exchange = retrying({"commit": Conflict(), "close": KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        perform(settle(exchange))
+    assert (exchange.unit_of_work, exchange._again) == (UnitState.FAILED, False)
+
+
+def test_a_discarded_attempt_is_told_of_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "postresponse")
+    _, exchange = retrying({"commit": Conflict()})
+    assert perform(settle(exchange)) is Event.AGAIN
+    assert caplog.messages == ["GET /orders: attempt 1 failed and is run again"]
+
+
+def test_a_rule_of_retry_that_fails_is_logged_and_the_request_not_run_again(caplog: pytest.LogCaptureFixture) -> None:
+    def on(error: BaseException) -> bool:
+        raise LookupError("the rule")
+
+    _, exchange = retrying({"commit": Conflict()}, on=on)
+    assert perform(settle(exchange)) is Event.REFUSED
+    assert caplog.messages[0] == "GET /orders: Retry.on failed, and the request is not run again"
+    assert caplog.records[0].exc_info is not None
+    assert str(caplog.records[0].exc_info[1]) == "the rule"
+
+
+def test_behind_a_discarded_attempt_what_ends_a_process_passes_and_the_outcome_is_told() -> None:
+    outcomes: list[Outcome] = []
+    exchange = exchange_of(
+        unit_of_work=FakeUnits({"commit": Conflict()}),
+        commit=CommitPolicy(retry=Retry()),
+        on_finished=outcomes.append,
+    )
+    give_head(exchange)
+    assert perform(settle(exchange)) is Event.AGAIN
+
+    def ends() -> None:
+        raise KeyboardInterrupt
+
+    exchange._at_end, exchange._state = [ends], State.OVER
+    with pytest.raises(KeyboardInterrupt):
+        perform(finish(exchange))
+    assert ([outcome.unit_of_work for outcome in outcomes], exchange._again) == ([UnitState.FAILED], False)
