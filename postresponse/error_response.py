@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,7 +18,15 @@ from postresponse.core.headers import check_headers
 from postresponse.core.settings import check_application
 from postresponse.exceptions import MessageOrderError, WrongApplication
 
-__all__ = ["ErrorResponse", "asgi_response", "default_error_response", "emptied", "sendable", "wsgi_response"]
+__all__ = [
+    "ErrorResponse",
+    "asgi_response",
+    "default_error_response",
+    "emptied",
+    "refused",
+    "sendable",
+    "wsgi_response",
+]
 
 _JSON: Final = "application/problem+json"
 _OFFERED: Final = (_JSON, "application/json", "text/html")
@@ -48,7 +57,7 @@ def default_error_response(failure: Failure, accept: str | None = None) -> Error
         failure: What failed.
         accept: The request's Accept header.
     """
-    status = HTTPStatus(failure.status)
+    status = failure.status
     if failure.unknown:
         detail = "The outcome of the request is unknown: it may or may not have been carried out."
     elif failure.partial:
@@ -57,16 +66,29 @@ def default_error_response(failure: Failure, accept: str | None = None) -> Error
         detail = "The request was not carried out. The same request may succeed when it is sent again."
     else:
         detail = "The request was not carried out."
+    return refused(status, detail, 1.0 if failure.transient and not failure.unknown else None, accept)
+
+
+def refused(status: int, detail: str, retry_after: float | None, accept: str | None) -> ErrorResponse:
+    """Say in a sentence why a request is not answered as it was meant to be.
+
+    `application/problem+json` (RFC 9457), or `text/html` where the client prefers it.
+
+    Args:
+        retry_after: Seconds after which it may be sent again, rounded up; None does not invite to that.
+        accept: The request's Accept header.
+    """
+    phrase = HTTPStatus(status).phrase
     headers = [("content-type", _JSON), ("cache-control", "no-store")]
-    if failure.transient and not failure.unknown:
-        headers.append(("retry-after", "1"))
+    if retry_after is not None:
+        headers.append(("retry-after", str(math.ceil(retry_after))))
     if parse_accept_header(accept, MIMEAccept).best_match(_OFFERED, _JSON) == "text/html":
         headers[0] = ("content-type", "text/html; charset=utf-8")
-        title, text = html.escape(f"{status.value} {status.phrase}"), html.escape(detail)
+        title, text = html.escape(f"{status} {phrase}"), html.escape(detail)
         body = f"<!doctype html>\n<html lang=en><title>{title}</title>\n<h1>{title}</h1>\n<p>{text}</p>\n</html>\n"
     else:
-        body = json.dumps({"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail})
-    return ErrorResponse(status.value, tuple(headers), body.encode())
+        body = json.dumps({"type": "about:blank", "title": phrase, "status": status, "detail": detail})
+    return sendable(ErrorResponse(status, tuple(headers), body.encode()), "GET")
 
 
 async def asgi_response(app: Any, scope: Any) -> ErrorResponse:

@@ -2,12 +2,18 @@
 
 PostResponseError
 ├── ConfigurationError (ValueError)     an option is wrong: mend the line that the traceback names
-│   └── WrongApplication (TypeError)    the application, or the unit of work, speaks another protocol
+│   ├── WrongApplication (TypeError)    the application, or the unit of work, speaks another protocol
+│   └── NotAFunction (TypeError)        work was given as something that cannot be called
 ├── NoExchange (RuntimeError)           called outside of a request
 ├── ResponseStarted (RuntimeError)      called too late: what it would have changed has left or was decided
 ├── MessageOrderError (RuntimeError)    the application broke the order of its protocol
 ├── InvalidHeader (ValueError)          a header that no server may send
 ├── ResponseReplaced (OSError)          the application still streams a response that was replaced by an error
+├── WorkError (RuntimeError)
+│   ├── TooManyTasks                    a bulkhead is full: come again later
+│   ├── NotAccepted                     a source of a race returned what does not count
+│   ├── SupervisorClosed                work was submitted after its supervisor closed
+│   └── WrongThread                     a call that waits, on the thread that would have to go on
 └── UnitOfWorkError
     ├── BodyTooLarge                    a held body went over the policy's limit
     ├── NoUnitOfWork (RuntimeError)     there is no unit of work to hook into
@@ -25,12 +31,18 @@ __all__ = [
     "MessageOrderError",
     "NoExchange",
     "NoUnitOfWork",
+    "NotAFunction",
+    "NotAccepted",
     "PartialCommit",
     "PostResponseError",
     "ResponseReplaced",
     "ResponseStarted",
+    "SupervisorClosed",
+    "TooManyTasks",
     "UnitOfWorkError",
+    "WorkError",
     "WrongApplication",
+    "WrongThread",
 ]
 
 
@@ -44,6 +56,10 @@ class ConfigurationError(PostResponseError, ValueError):
 
 class WrongApplication(ConfigurationError, TypeError):
     """An application or a unit of work speaks another protocol than the middleware around it."""
+
+
+class NotAFunction(ConfigurationError, TypeError):
+    """Work was given as something that cannot be called; a coroutine object was closed."""
 
 
 class NoExchange(PostResponseError, RuntimeError):
@@ -78,6 +94,38 @@ class ResponseReplaced(PostResponseError, OSError):
     An `OSError`, because that is what the ASGI specification has `send` raise when nobody takes the bytes: a
     stream that would never end stops here.
     """
+
+
+class WorkError(PostResponseError, RuntimeError):
+    """Work that accompanies or outlives a response could not be taken, or waited for."""
+
+
+class TooManyTasks(WorkError):
+    """A bulkhead is full: no slot is free, and no room to wait for one.
+
+    Attributes:
+        bulkhead: Its name.
+        running: How many have a slot.
+        waiting: How many wait.
+    """
+
+    def __init__(self, bulkhead: str, *, running: int, waiting: int) -> None:
+        super().__init__(f"the bulkhead {bulkhead!r} is full: {running} run and {waiting} wait; come again later")
+        self.bulkhead = bulkhead
+        self.running = running
+        self.waiting = waiting
+
+
+class SupervisorClosed(WorkError):
+    """Work was submitted to a supervisor that is closed, or whose event loop is."""
+
+
+class NotAccepted(WorkError):
+    """A source of a race returned something that its `accept` does not count."""
+
+
+class WrongThread(WorkError):
+    """A call that waits was made on the thread that would have to go on meanwhile."""
 
 
 class UnitOfWorkError(PostResponseError):

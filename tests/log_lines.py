@@ -11,7 +11,7 @@ from typing import Final
 
 __all__ = ["LINES", "Line", "Reader"]
 
-ROUTE: Final = r"(?:(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|TRACE) .*?|a finished request)"
+ROUTE: Final = r"(?:(?:with|GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|TRACE) .*?|a finished request)"
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,14 @@ LINES: Final = (
     Line(logging.ERROR, rf"{ROUTE}: Retry\.on failed, and the request is not run again", traceback=True),
     Line(logging.ERROR, rf"{ROUTE}: the (?:{STAGES}) hook [^ ].* failed", traceback=True),
     Line(logging.ERROR, rf"{ROUTE}: (?!None).+ failed", traceback=True),  # a callback, by its repr
+    # work
+    Line(logging.ERROR, "the job .+ failed", traceback=True),
+    Line(logging.ERROR, "the job .+ is lost: .+"),
+    Line(logging.ERROR, "(?:on_error|on_dropped) failed for the job .+", traceback=True),
+    Line(logging.ERROR, "a done callback of the job .+ failed", traceback=True),
+    Line(logging.INFO, r"closing, with \S+ s for .+"),
+    Line(logging.DEBUG, "the job .+ cannot start", traceback=True),
+    Line(logging.ERROR, rf"{ROUTE}: work after the response could not start", traceback=True),
     # adapters
     Line(logging.ERROR, rf"{ROUTE}: error_response failed; the default answers", traceback=True),
     Line(logging.ERROR, rf"{ROUTE}: the application raised after its response was replaced", traceback=True),

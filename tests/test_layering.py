@@ -21,6 +21,7 @@ RANKS: Final[Mapping[str, int]] = {
     "postresponse.shielding": 2,
     "postresponse.drained": 2,
     "postresponse.watchdog": 2,
+    "postresponse.performing": 2,
     "postresponse.error_response": 2,
     "postresponse.unit_of_work": 2,
     "postresponse.work": 2,

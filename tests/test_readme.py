@@ -130,6 +130,14 @@ def check_hooks(found: Namespace) -> None:
     assert rows("hooks") == ["tea"]
 
 
+def check_work(found: Namespace) -> None:
+    assert [post(found, path).status_code for path in ("/orders/tea", "/orders/gold", "/orders")] == [201, 422, 404]
+    deadline = time.monotonic() + 5
+    while len(found["sent"]) < 3 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert sorted(found["sent"]) == ["event for tea", "gold was refused", "receipt for tea"]
+
+
 def check_error_response(found: Namespace) -> None:
     answer = post(found, "/orders")
     assert (answer.status_code, answer.text) == (500, "Your order was not taken.\n")
@@ -179,6 +187,7 @@ CHECKS: dict[str, Callable[[Namespace], None]] = {
     "One example for each need": check_observing,
     "Policy: when, and whether": check_policy,
     "Hooks": check_hooks,
+    "Work after the response": check_work,
     "When a commit fails": check_error_response,
     "When two requests want the same": check_retry,
     "Several databases": check_several_databases,

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from postresponse.core.log import logger
 from postresponse.typing import ASGIApplication
+from postresponse.work.supervisor import TaskSupervisor
 
 __all__ = ["answer_lifespan"]
 
@@ -13,14 +14,27 @@ __all__ = ["answer_lifespan"]
 DECLINES: Final = (AssertionError, LookupError, TypeError, ValueError, NotImplementedError)
 
 
-async def answer_lifespan(app: ASGIApplication, scope: Any, receive: Any, send: Any) -> None:
-    """Pass lifespan on, and answer it where the application does not know it: it raises or returns without asking."""
+async def answer_lifespan(
+    app: ASGIApplication, scope: Any, receive: Any, send: Any, supervisor: TaskSupervisor
+) -> None:
+    """Pass lifespan on, and answer it where the application does not know it: it raises or returns without asking.
+
+    At the shutdown the supervisor is drained first: what work needs is the application's, and still there.
+    """
     asked = False
+
+    async def hear() -> Any:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            supervisor.open()
+        elif message["type"] == "lifespan.shutdown":
+            await supervisor.aclose()
+        return message
 
     async def ask() -> Any:
         nonlocal asked
         asked = True
-        return await receive()
+        return await hear()
 
     try:
         await app(scope, ask, send)
@@ -30,6 +44,6 @@ async def answer_lifespan(app: ASGIApplication, scope: Any, receive: Any, send: 
         logger.info("the application does not know lifespan, which is answered in its place: %r", error)
     if not asked:
         for kind in ("lifespan.startup", "lifespan.shutdown"):
-            if (await receive())["type"] != kind:
+            if (await hear())["type"] != kind:
                 return
             await send({"type": f"{kind}.complete"})

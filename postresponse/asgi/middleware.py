@@ -1,5 +1,6 @@
 """The middleware for ASGI applications."""
 
+from asyncio import _get_running_loop
 from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from postresponse.core.policy import CommitPolicy
 from postresponse.core.settings import Settings, check_application, known_options
 from postresponse.exceptions import WrongApplication
 from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork
+from postresponse.work.current import supervisor_given
+from postresponse.work.supervisor import TaskSupervisor
 
 __all__ = ["PostResponseMiddleware"]
 
@@ -35,6 +38,7 @@ class PostResponseMiddleware:
         on_finished: Receives the `Outcome` of each exchange.
         on_error: Receives the `Failure` of each failed hook.
         cleanup_timeout: Seconds that a rollback or a close may take before its connection is given up.
+        supervisor: Carries the work that requests start; None for the one of this process.
 
     Raises:
         ConfigurationError: An option is unknown or has a value that it cannot have.
@@ -60,6 +64,7 @@ class PostResponseMiddleware:
         on_finished: Callable[[Outcome], Any] | None = None,
         on_error: Callable[[Failure], Any] | None = None,
         cleanup_timeout: float = 5.0,
+        supervisor: TaskSupervisor | None = None,
     ) -> None:
         check_application(app, 3)
         self.app = app
@@ -73,6 +78,7 @@ class PostResponseMiddleware:
             on_finished=on_finished,
             on_error=on_error,
             cleanup_timeout=cleanup_timeout,
+            supervisor=supervisor_given(supervisor),
         )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -83,6 +89,7 @@ class PostResponseMiddleware:
         settings = self._settings
         given = _copied(scope) if settings.retries else {**scope}
         exchange = ASGIExchange(settings, given, monotonic_ns(), receive, send)
+        exchange._loop = _get_running_loop()
         while True:
             given[KEY] = exchange
             token = current.set(exchange)
@@ -117,7 +124,7 @@ class PostResponseMiddleware:
         if scope["type"] == "http":
             await self._step_aside(scope, receive, send)
         elif scope["type"] == "lifespan":
-            await answer_lifespan(self.app, scope, receive, send)
+            await answer_lifespan(self.app, scope, receive, send, self._settings.supervisor)
         else:
             await self.app(scope, receive, send)
 

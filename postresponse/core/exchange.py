@@ -1,5 +1,6 @@
 """One request and its response, and what a handler can say about it."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from logging import INFO
@@ -21,6 +22,7 @@ from postresponse.core.policy import (
 )
 from postresponse.core.settings import Settings, check_callback
 from postresponse.core.units import UnitKind
+from postresponse.core.work import Work, start_due
 from postresponse.exceptions import (
     ConfigurationError,
     NoExchange,
@@ -137,6 +139,11 @@ class Exchange:
     _drained: bool | None = None
     _after_rollback: list[Callable[[], Any]] | None = None
     _silenced = False
+    _work: deque[Work] | None = None
+    _told: Outcome | None = None
+    """The outcome, for work that comes late."""
+    _loop: Any = None
+    """The event loop that the request is handled on."""
     _passing: BaseException | None = None
     """What ends a process or a task, kept until the settlement is done."""
 
@@ -336,6 +343,17 @@ class Exchange:
             self._on_finished = []
             self._unheard = False
         self._on_finished.append(callback)
+
+    def _register(self, work: Work) -> None:
+        """Start *work* when the response is over; at once where it is."""
+        registered = self._work
+        if registered is None:
+            # Two threads may come here at once.
+            registered = self._work = self.__dict__.setdefault("_work", deque())
+            self._unheard = False
+        registered.append(work)
+        if self._told is not None:
+            start_due(self, self._told)
 
     def doom(self, reason: str = "") -> None:
         """Roll back whatever the status says; the response itself stands. A later `force_commit` takes it back.

@@ -44,6 +44,7 @@ class Settings:
     at_once: Manner
     moves: dict[State, dict[Event, tuple[State, Action]]]
     fixed_policy: CommitPolicy | None
+    supervisor: Any
 
     @classmethod
     def of(
@@ -58,6 +59,7 @@ class Settings:
         on_finished: Any,
         on_error: Any,
         cleanup_timeout: Any,
+        supervisor: Any = None,
     ) -> "Settings":
         """Check every option and return them.
 
@@ -106,6 +108,7 @@ class Settings:
             at_once=Manner.AT_ONCE if is_async else Manner.BLOCKS,
             moves=MOVES[CommitPoint.AFTER_SEND if unit_of_work is None else policy.point],
             fixed_policy=None if choose else policy,
+            supervisor=supervisor,
         )
 
 

@@ -15,6 +15,7 @@ from postresponse.core.lifecycle import MOVES, Event, UnitState
 from postresponse.core.log import access, logger
 from postresponse.core.policy import COMMIT, ROLL_BACK
 from postresponse.core.units import Manner, UnitKind, kind_of
+from postresponse.core.work import start_due
 from postresponse.exceptions import BodyTooLarge, MessageOrderError, WrongApplication
 
 __all__ = ["FAILURES", "Step", "Steps", "commit_early", "finish", "refuse", "run_start_hooks", "settle"]
@@ -368,6 +369,8 @@ def _report(exchange: DrivenExchange) -> Steps[None]:
             _milliseconds(moments.began, moments.head_sent),
             _milliseconds(moments.began, moments.body_sent),
         )
+    exchange._told = outcome
+    start_due(exchange, outcome)
 
 
 def _milliseconds(began: int, ended: int | None) -> str:

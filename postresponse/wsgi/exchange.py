@@ -27,9 +27,9 @@ from postresponse.drained import socket_drained
 from postresponse.error_response import ErrorResponse, default_error_response, emptied, sendable, wsgi_response
 from postresponse.exceptions import WrongApplication
 from postresponse.held import HeldBody
+from postresponse.performing import perform, run_at_once
 from postresponse.wsgi.body import SizedBody, body_of
 from postresponse.wsgi.heads import code_of, content_type_of, status_line
-from postresponse.wsgi.performing import perform, run_at_once
 from postresponse.wsgi.recorded_input import RecordedInput
 
 __all__ = ["WSGIExchange"]

@@ -10,6 +10,8 @@ from postresponse.core.lifecycle import Outcome, State
 from postresponse.core.policy import CommitPolicy
 from postresponse.core.settings import Settings, check_application, known_options
 from postresponse.typing import UnitOfWork, WSGIApplication
+from postresponse.work.current import supervisor_given
+from postresponse.work.supervisor import TaskSupervisor
 from postresponse.wsgi.exchange import WSGIExchange
 
 __all__ = ["PostResponseMiddleware"]
@@ -32,6 +34,7 @@ class PostResponseMiddleware:
         on_finished: Receives the `Outcome` of each exchange.
         on_error: Receives the `Failure` of each failed hook.
         cleanup_timeout: Seconds that a rollback or a close may take before its connection is given up.
+        supervisor: Carries the work that requests start; None for the one of this process.
 
     Raises:
         ConfigurationError: An option is unknown or has a value that it cannot have.
@@ -57,6 +60,7 @@ class PostResponseMiddleware:
         on_finished: Callable[[Outcome], Any] | None = None,
         on_error: Callable[[Failure], Any] | None = None,
         cleanup_timeout: float = 5.0,
+        supervisor: TaskSupervisor | None = None,
     ) -> None:
         check_application(app, 2)
         self.app = app
@@ -70,6 +74,7 @@ class PostResponseMiddleware:
             on_finished=on_finished,
             on_error=on_error,
             cleanup_timeout=cleanup_timeout,
+            supervisor=supervisor_given(supervisor),
         )
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

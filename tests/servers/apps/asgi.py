@@ -26,6 +26,7 @@ from tests.servers.apps.asked import POLL, Asked, asked_in, policy_of
 from tests.servers.apps.database import COUNT, POOL, Statements, connect_args, driver_url, statements, watch
 from tests.servers.apps.hooks import on_commit_failed, on_error, on_finished
 from tests.servers.apps.record import log_to_stderr, record
+from tests.servers.apps.work import leave_work
 
 ON_ASYNCIO = os.environ.get("POSTRESPONSE_TEST_LOOP", "asyncio") == "asyncio"
 
@@ -96,6 +97,7 @@ async def place_order(request: Request) -> Response:
     asked = asked_in(request.scope)
     await wait_at(asked, "handler")
     await execute(asked, statements(asked))
+    leave_work(asked)
     return decorated(asked, PlainTextResponse(asked.body, 201))
 
 

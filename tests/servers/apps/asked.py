@@ -32,6 +32,8 @@ class Asked:
         touch: Whether a stream reads from the database before it begins.
         max_memory: As in the policy.
         on_disconnect: As in the policy.
+        work: What starts after the response: "sync" or "async"; empty for nothing.
+        lasts: Seconds that it takes.
     """
 
     key: str = ""
@@ -45,6 +47,8 @@ class Asked:
     touch: bool = False
     max_memory: int = 0
     on_disconnect: str = ""
+    work: str = ""
+    lasts: float = 0.0
 
     @property
     def policy(self) -> CommitPolicy | str | None:
@@ -84,6 +88,7 @@ def asked_by(query: str) -> Asked:
         "fail": lambda text: text == "1",
         "touch": lambda text: text == "1",
         "delay": float,
+        "lasts": float,
         "size": int,
         "piece": int,
         "max_memory": int,

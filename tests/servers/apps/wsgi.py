@@ -15,6 +15,7 @@ from tests.servers.apps.asked import Asked, asked_in, policy_of, wait_at
 from tests.servers.apps.database import COUNT, POOL, Statements, connect_args, driver_url, statements, watch
 from tests.servers.apps.hooks import on_commit_failed, on_error, on_finished
 from tests.servers.apps.record import log_to_stderr
+from tests.servers.apps.work import leave_work
 
 log_to_stderr()
 engine = create_engine(driver_url(asynchronous=False), connect_args=connect_args(asynchronous=False), **POOL)
@@ -53,6 +54,7 @@ def place_order() -> Response:
     asked = asked_in(request.environ)
     wait_at(asked, "handler")
     execute(asked, statements(asked))
+    leave_work(asked)
     return decorated(asked, Response(asked.body, 201, mimetype="text/plain"))
 
 

@@ -1,4 +1,4 @@
-"""Performing the steps of a settlement in the thread that the server gave: called, and cut off at their limit."""
+"""Performing the steps of a settlement in the caller's thread: called, and cut off at their limit."""
 
 import inspect
 from collections.abc import Callable

@@ -1,0 +1,228 @@
+"""Event loops that async work runs on: the application's own, or one thread's where there is none.
+
+Nothing here loads an event loop: whoever runs on one has loaded it.
+"""
+
+import functools
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+from postresponse.exceptions import SupervisorClosed
+
+if TYPE_CHECKING:
+    import asyncio
+
+    import trio
+
+    from postresponse.work.asyncio_task import JobTask
+
+__all__ = ["AsyncioHome", "Home", "OwnLoop", "TrioHome", "here", "of", "wait_for"]
+
+
+class Home(Protocol):
+    """An event loop, from any thread."""
+
+    def is_here(self) -> bool:
+        """Whether the caller runs on it."""
+
+    def is_over(self) -> bool:
+        """Whether nothing runs on it any more, for good."""
+
+    def call_soon(self, call: Callable[..., object], *args: Any) -> None:
+        """Call on the loop's thread.
+
+        Raises:
+            SupervisorClosed: The loop is closed.
+        """
+
+    def spawn(self, job: Any, work: Coroutine[Any, Any, None]) -> Any:
+        """On the loop's thread: run *work*, which raises nothing, in a task, and return what can be cancelled."""
+
+    def call_later(self, seconds: float, call: Callable[[], object]) -> Callable[[], None]:
+        """Call on the loop's thread after so many *seconds*; return what calls it off."""
+
+
+class AsyncioHome:
+    """A loop of asyncio's, or one like it."""
+
+    __slots__ = ("loop",)
+
+    def __init__(self, loop: "asyncio.AbstractEventLoop") -> None:
+        self.loop = loop
+
+    def is_here(self) -> bool:
+        return sys.modules["asyncio"]._get_running_loop() is self.loop
+
+    def is_over(self) -> bool:
+        return self.loop.is_closed()
+
+    def call_soon(self, call: Callable[..., object], *args: Any) -> None:
+        try:
+            self.loop.call_soon_threadsafe(call, *args)
+        except RuntimeError as error:
+            raise SupervisorClosed("the event loop that the job belongs to is closed") from error
+
+    def spawn(self, job: Any, work: Coroutine[Any, Any, None]) -> Any:
+        task = _task_type()(work, loop=self.loop, name=job.name, context=job._context)
+        task.job = job
+        return task
+
+    def call_later(self, seconds: float, call: Callable[[], object]) -> Callable[[], None]:
+        if self.is_here():
+            return self.loop.call_later(seconds, call).cancel
+        handle: list[Any] = []
+        self.call_soon(lambda: handle.append(self.loop.call_later(seconds, call)))
+        return lambda: self._call_off(handle)
+
+    def _call_off(self, handle: "list[asyncio.TimerHandle]") -> None:
+        with suppress(SupervisorClosed):
+            self.call_soon(lambda: handle[0].cancel())
+
+
+@functools.cache
+def _task_type() -> "type[JobTask]":
+    from postresponse.work.asyncio_task import JobTask
+
+    return JobTask
+
+
+class TrioHome:
+    """A run of trio's. What runs there is a system task: it outlives every nursery, and ends with the run."""
+
+    __slots__ = ("loop",)
+
+    def __init__(self, loop: "trio.lowlevel.TrioToken") -> None:
+        self.loop = loop
+
+    def is_here(self) -> bool:
+        return _trio_token() is self.loop
+
+    def is_over(self) -> bool:
+        try:
+            self.call_soon(int)
+        except SupervisorClosed:
+            return True
+        return False
+
+    def call_soon(self, call: Callable[..., object], *args: Any) -> None:
+        trio = sys.modules["trio"]
+        try:
+            self.loop.run_sync_soon(call, *args)
+        except trio.RunFinishedError as error:
+            raise SupervisorClosed("the run of trio that the job belongs to is over") from error
+
+    def spawn(self, job: Any, work: Coroutine[Any, Any, None]) -> Any:
+        trio = sys.modules["trio"]
+        scope = trio.CancelScope()
+
+        async def scoped() -> None:
+            with scope:
+                await work
+
+        trio.lowlevel.spawn_system_task(scoped, name=job.name, context=job._context)
+        return scope
+
+    def call_later(self, seconds: float, call: Callable[[], object]) -> Callable[[], None]:
+        trio = sys.modules["trio"]
+        scope = trio.CancelScope()
+
+        async def later() -> None:
+            with scope:
+                await trio.sleep(seconds)
+                call()
+
+        if self.is_here():
+            trio.lowlevel.spawn_system_task(later)
+        else:
+            self.call_soon(trio.lowlevel.spawn_system_task, later)
+        return lambda: self._call_off(scope)
+
+    def _call_off(self, scope: "trio.CancelScope") -> None:
+        with suppress(SupervisorClosed):
+            self.call_soon(scope.cancel)
+
+
+def _trio_token() -> Any:
+    trio = sys.modules.get("trio")
+    if trio is None or not trio.lowlevel.in_trio_run():
+        return None
+    return trio.lowlevel.current_trio_token()
+
+
+def of(loop: Any) -> AsyncioHome | TrioHome | None:
+    """The home of *loop*: one of asyncio's, or a token of trio's."""
+    if loop is None:
+        return None
+    return TrioHome(loop) if hasattr(loop, "run_sync_soon") else AsyncioHome(loop)
+
+
+def here() -> AsyncioHome | TrioHome | None:
+    """The event loop that the caller runs on, or None."""
+    asyncio = sys.modules.get("asyncio")
+    loop = None if asyncio is None else asyncio._get_running_loop()
+    if loop is not None:
+        return AsyncioHome(loop)
+    token = _trio_token()
+    return None if token is None else TrioHome(token)
+
+
+async def wait_for(job: Any) -> None:
+    """Wait until *job* is done, on whatever event loop."""
+    from anyio import Event
+
+    home = here()
+    assert home is not None
+    done = Event()
+
+    def tell(_: object) -> None:
+        if home.is_here():
+            done.set()
+        else:
+            with suppress(SupervisorClosed):  # then nobody waits there any more
+                home.call_soon(done.set)
+
+    job.add_done_callback(tell)
+    await done.wait()
+
+
+class OwnLoop:
+    """A loop of asyncio's on a thread of its own, that starts with the first call."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._home: AsyncioHome | None = None
+
+    def get(self) -> AsyncioHome:
+        """Return it, running."""
+        with self._lock:
+            if self._home is None:
+                import asyncio
+
+                loop = asyncio.new_event_loop()
+                started = threading.Event()
+                loop.call_soon(started.set)
+                threading.Thread(target=_run, args=(loop,), name=f"{self._name} loop", daemon=True).start()
+                started.wait()
+                self._home = AsyncioHome(loop)
+            return self._home
+
+    def end(self) -> None:
+        """Let it end, where it runs; a later call starts another one."""
+        with self._lock:
+            home, self._home = self._home, None
+        if home is not None:
+            home.loop.call_soon_threadsafe(home.loop.stop)
+
+
+def _run(loop: "asyncio.AbstractEventLoop") -> None:
+    import asyncio
+
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
