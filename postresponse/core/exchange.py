@@ -140,8 +140,9 @@ class Exchange:
     _after_rollback: list[Callable[[], Any]] | None = None
     _silenced = False
     _work: deque[Work] | None = None
+    _expects_work = False
+    """Whether work may come at any time, so that the outcome is kept for it."""
     _told: Outcome | None = None
-    """The outcome, for work that comes late."""
     _loop: Any = None
     """The event loop that the request is handled on."""
     _passing: BaseException | None = None
@@ -348,12 +349,18 @@ class Exchange:
         """Start *work* when the response is over; at once where it is."""
         registered = self._work
         if registered is None:
-            # Two threads may come here at once.
-            registered = self._work = self.__dict__.setdefault("_work", deque())
-            self._unheard = False
+            if self._state is State.OVER and not self._expects_work:
+                raise ResponseStarted(
+                    "after_response()", self.state, "nothing kept its outcome; launch() the work instead"
+                )
+            self._expect_work()
+            registered = self._work = self.__dict__.setdefault("_work", deque())  # by one of two threads
         registered.append(work)
         if self._told is not None:
             start_due(self, self._told)
+
+    def _expect_work(self) -> None:
+        self._expects_work, self._unheard = True, False
 
     def doom(self, reason: str = "") -> None:
         """Roll back whatever the status says; the response itself stands. A later `force_commit` takes it back.

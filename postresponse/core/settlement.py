@@ -369,8 +369,9 @@ def _report(exchange: DrivenExchange) -> Steps[None]:
             _milliseconds(moments.began, moments.head_sent),
             _milliseconds(moments.began, moments.body_sent),
         )
-    exchange._told = outcome
-    start_due(exchange, outcome)
+    if exchange._expects_work:
+        exchange._told = outcome
+        start_due(exchange, outcome)
 
 
 def _milliseconds(began: int, ended: int | None) -> str:

@@ -79,6 +79,7 @@ def after_response(
 
     Raises:
         NoExchange: Called outside of a request, and of `scope()`.
+        ResponseStarted: The response is over, and what calls is no work that it started.
         NotAFunction: *fn* cannot be called, or is a coroutine object, which is closed.
         ConfigurationError: An unknown condition or bulkhead, or *timeout* is no number of seconds above zero.
     """

@@ -131,7 +131,7 @@ class TaskSupervisor:
         exchange = current.get()
         route = ""
         if exchange is not None:
-            exchange._unheard = False  # it may ask for the outcome, from wherever it runs
+            exchange._expect_work()  # of what is started now, which may register more
             route = exchange.route
         return self._submit(exchange, fn, args, copy_context(), gate, timeout, name, route, reported=reported)
 

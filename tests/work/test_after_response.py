@@ -1,14 +1,14 @@
 import re
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 import anyio
 import pytest
 
 from postresponse import CommitPolicy, Outcome, Retry, asgi, current_exchange, wsgi
-from postresponse.exceptions import ConfigurationError, NoExchange, NotAFunction
+from postresponse.exceptions import ConfigurationError, NoExchange, NotAFunction, ResponseStarted
 from postresponse.work import Bulkhead, TaskSupervisor, after_response, default_supervisor, launch
 from tests.fakes import Conflict, ConnectionLost, FakeUnits, StrictASGIServer, StrictWSGIServer
 from tests.work.conftest import Told
@@ -177,6 +177,20 @@ def test_launched_work_may_register_after_the_response_is_over(protocol: str, su
 
     handle(protocol, supervisor, view)
     assert (ran, outcomes) == (["sent"], [])
+
+
+def test_who_comes_after_the_end_from_elsewhere_is_told_what_to_do_instead(
+    protocol: str, supervisor: TaskSupervisor
+) -> None:
+    contexts: list[Context] = []
+
+    def view() -> int:
+        contexts.append(copy_context())
+        return 200
+
+    handle(protocol, supervisor, view)
+    with pytest.raises(ResponseStarted, match=r"after_response\(\) came too late: the response is over; .* launch\(\)"):
+        contexts[0].run(after_response, print)
 
 
 def test_a_full_bulkhead_drops_work_and_says_so(
