@@ -161,11 +161,18 @@ class Job(Future[T], Generic[T]):
     def __repr__(self) -> str:
         return f"<Job {self} {self.state}>"
 
-    def _end(self, state: JobState, result: Any = None, error: BaseException | None = None) -> bool:
-        """Take down how it ended, and tell those who wait; False if it had ended before."""
+    def _end(
+        self,
+        state: JobState,
+        result: Any = None,
+        error: BaseException | None = None,
+        *,
+        unless_running: bool = False,
+    ) -> bool:
+        """Take down how it ended, and tell those who wait; False if it had ended before, or runs and may not end so."""
         if self._home is None:
             with self._supervisor._lock:
-                if not self._take_down(state, result, error):
+                if (unless_running and self._state == RUNNING) or not self._take_down(state, result, error):
                     return False
         elif not self._take_down(state, result, error):
             return False

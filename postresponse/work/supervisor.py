@@ -406,9 +406,9 @@ class TaskSupervisor:
         if job._state == RUNNING and job._home is not None:
             self._ask(job, JobState.TIMED_OUT)
             return
+        strand = job._strand if job._state == RUNNING else None
         self._report_failed(job, JobState.TIMED_OUT, job._late)
-        strand = job._strand
-        if strand is not None and job._state != PENDING:
+        if strand is not None:
             strand.overtake()
         self._withdraw(job)
 
@@ -417,9 +417,7 @@ class TaskSupervisor:
             return False
         if job._home is not None:
             return self._ask(job, JobState.CANCELLED)
-        with self._lock:
-            runs = job._state == RUNNING
-        if runs or not job._end(JobState.CANCELLED):
+        if not job._end(JobState.CANCELLED, unless_running=True):
             return False
         self._withdraw(job)
         return True

@@ -1,4 +1,5 @@
 import re
+import threading
 import time
 from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
@@ -191,6 +192,29 @@ def test_who_comes_after_the_end_from_elsewhere_is_told_what_to_do_instead(
     handle(protocol, supervisor, view)
     with pytest.raises(ResponseStarted, match=r"after_response\(\) came too late: the response is over; .* launch\(\)"):
         contexts[0].run(after_response, print)
+
+
+def test_work_that_takes_too_long_is_overtaken_by_what_was_registered_behind_it(
+    protocol: str, supervisor: TaskSupervisor, told: Told, quiet: None
+) -> None:
+    held, ran = threading.Event(), []
+
+    def stuck() -> None:
+        held.wait(10)
+        ran.append("stuck")
+
+    def following() -> None:
+        ran.append("following")
+        held.set()
+
+    def view() -> int:
+        after_response(stuck, timeout=0.02)
+        after_response(following)
+        return 200
+
+    handle(protocol, supervisor, view)
+    assert ran == ["following", "stuck"]
+    assert [name.rpartition(".")[2] for name, _ in told.errors] == ["stuck"]
 
 
 def test_a_full_bulkhead_drops_work_and_says_so(
