@@ -135,25 +135,28 @@ class _Race:
 
     def abandon(self) -> None:
         """Nobody waits any more: what failed is reported, and what will."""
-        self._settle()
+        with self._lock:
+            self._decide = None
+        self._report_kept()
 
     def _ended(self, job: Any) -> None:
         error = self._error_of(job)
         with self._lock:
             self._left -= 1
-            waits = self._decide is not None
-            if error is None:
-                if waits:
-                    self._values.append(job._result)
-            elif waits:
-                self._errors[job] = error
-        if not waits:
+            decide = self._decide
             if error is not None:
-                self._report({job: error})
-        elif error is None:
-            self._settle()
-        elif self._left == 0:
-            self._settle(raised=True)
+                self._errors[job] = error
+            elif decide is not None:
+                self._values.append(job._result)
+            if error is not None and self._left:
+                decide = None  # it is not decided by this one
+            else:
+                self._decide = None
+            is_over = bool(self._values) or (self._decide is None and decide is None)
+        if is_over:
+            self._report_kept()
+        if decide is not None:
+            decide()
 
     def _error_of(self, job: Job[Any]) -> BaseException | None:
         """Return why what *job* gave does not count, or None."""
@@ -166,24 +169,20 @@ class _Race:
             return error
         return NotAccepted(f"{job.name} returned {job._result!r}, which accept= does not count")
 
-    def _settle(self, *, raised: bool = False) -> None:
-        """The race is decided: tell the caller, and report the errors that are not raised there."""
-        with self._lock:
-            decide, self._decide = self._decide, None
-            errors = {} if raised or decide is None else dict(self._errors)
-        if decide is not None:
-            decide()
-        if errors:
-            self._report(errors)
+    def _report_kept(self) -> None:
+        """Report the errors that nobody raises, after the response where there is one.
 
-    def _report(self, errors: dict[Job[Any], BaseException]) -> None:
-        """Report them, after the response where there is one."""
+        What does not count is no error, and of a job that was cancelled or lost is told elsewhere.
+        """
+        with self._lock:
+            kept, self._errors = self._errors, {}
+        errors = [(job, error) for job, error in kept.items() if not isinstance(error, NotAccepted | CancelledError)]
 
         def report(*_: object) -> None:
-            for job, error in errors.items():
+            for job, error in errors:
                 job._supervisor._report(job, error)
 
-        if self._exchange is None:
-            report()
-        else:
+        if errors and self._exchange is not None:
             self._exchange._register((CONDITIONS["always"], report, None))
+        else:
+            report()
