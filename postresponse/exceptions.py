@@ -111,9 +111,9 @@ class TooManyTasks(WorkError):
 
     def __init__(self, bulkhead: str, *, running: int, waiting: int) -> None:
         super().__init__(f"the bulkhead {bulkhead!r} is full: {running} run and {waiting} wait; come again later")
-        self.bulkhead = bulkhead
-        self.running = running
-        self.waiting = waiting
+        self.bulkhead: str = bulkhead
+        self.running: int = running
+        self.waiting: int = waiting
 
 
 class SupervisorClosed(WorkError):

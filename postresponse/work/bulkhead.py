@@ -71,8 +71,8 @@ class Bulkhead(concurrent.futures.Executor):
     ) -> None:
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"name: expected a word, found {name!r}")
-        self.name = name
-        self.limits = BulkheadLimits(max_concurrency, max_queue, timeout)
+        self.name: str = name
+        self.limits: BulkheadLimits = BulkheadLimits(max_concurrency, max_queue, timeout)
         self._supervisor = supervisor or default_supervisor()
         self._closed = False
         self._supervisor._add_gate(name, self.limits)

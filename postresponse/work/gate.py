@@ -23,10 +23,10 @@ class Gate(Generic[T]):
     __slots__ = ("max_concurrency", "max_queue", "name", "running", "waiting")
 
     def __init__(self, name: str, max_concurrency: int, max_queue: int) -> None:
-        self.name = name
-        self.max_concurrency = max_concurrency
-        self.max_queue = max_queue
-        self.running = 0
+        self.name: str = name
+        self.max_concurrency: int = max_concurrency
+        self.max_queue: int = max_queue
+        self.running: int = 0
         self.waiting: OrderedDict[T, None] = OrderedDict()
 
     def enter(self, who: T) -> bool:

@@ -51,7 +51,7 @@ class AsyncioHome:
     __slots__ = ("loop",)
 
     def __init__(self, loop: "asyncio.AbstractEventLoop") -> None:
-        self.loop = loop
+        self.loop: asyncio.AbstractEventLoop = loop
 
     def is_here(self) -> bool:
         return sys.modules["asyncio"]._get_running_loop() is self.loop
@@ -95,7 +95,7 @@ class TrioHome:
     __slots__ = ("loop",)
 
     def __init__(self, loop: "trio.lowlevel.TrioToken") -> None:
-        self.loop = loop
+        self.loop: trio.lowlevel.TrioToken = loop
 
     def is_here(self) -> bool:
         return _trio_token() is self.loop

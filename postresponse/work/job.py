@@ -103,9 +103,9 @@ class Job(Future[T], Generic[T]):
         self._args: tuple[Any, ...] = args
         self._context: Any = context
         self._state = PENDING
-        self.name = name
-        self.route = ""
-        self.submitted = monotonic()
+        self.name: str = name
+        self.route: str = ""
+        self.submitted: float = monotonic()
 
     @property
     def state(self) -> JobState:

@@ -66,7 +66,7 @@ class TaskSupervisor:
                 check_function(option, callback)
                 if inspect.iscoroutinefunction(callback):
                     raise ConfigurationError(f"{option}: expected a plain function, found an async one: {callback!r}")
-        self.name = name
+        self.name: str = name
         self._max_threads = max_threads
         self._grace = check_seconds("grace", grace, least=0.0)
         self._on_error = on_error
