@@ -10,7 +10,7 @@ from tests.servers.site import Site, sites, target
 def test_the_client_has_its_response_before_the_work_starts_and_nobody_waits_for_it(site: Site, work: str) -> None:
     key, following = site.key("work"), site.key("following")
     with site.client() as client:
-        response = client.request("POST", target("/orders", key, work=work, lasts=1.0))
+        response = client.request("POST", target("/orders", key, work=work, lasts=2.0))
         assert (response.status, site.events(key, "work done")) == (201, [])
         assert client.request("POST", target("/orders", following)).status == 201
         assert site.events(key, "work done") == []
