@@ -11,7 +11,7 @@ import pytest
 
 from tests.log_lines import Reader
 from tests.services import PROBES
-from tests.sharing import LONG, Sharing
+from tests.sharing import Sharing, begins_early
 
 Length = Literal["off", "short", "full"]
 
@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip the long proofs unless they were asked for; in one of several processes, begin with what takes long."""
     if hasattr(config, "workerinput"):  # one of several processes
-        items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+        items.sort(key=lambda item: not begins_early(item.nodeid))
     if config.getoption("--long") == "off":
         for item in items:
             if item.get_closest_marker("long"):

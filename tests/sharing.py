@@ -5,13 +5,15 @@ from typing import Any, Final
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-__all__ = ["Sharing", "group_of"]
+__all__ = ["Sharing", "begins_early", "group_of"]
 
 LONG: Final = ("tests/upstream/", "tests/core/test_lifecycle.py", "tests/faults/")
 """These begin first, each test by itself: one that begins last is waited for by all."""
 
-BRANCHES: Final = ("failover", "kept", "lone_mariadb", "recovery", "two_phase")
-"""Modules of `tests/unit_of_work` that ask MariaDB for its prepared transactions, which are those of all databases."""
+BRANCHES: Final = tuple(
+    f"tests/unit_of_work/test_{name}.py" for name in ("failover", "kept", "lone_mariadb", "recovery", "two_phase")
+)
+"""Modules that ask MariaDB for its prepared transactions, which are those of all databases: one after another."""
 
 
 def group_of(nodeid: str) -> str:
@@ -19,9 +21,14 @@ def group_of(nodeid: str) -> str:
     module = nodeid.partition("::")[0]
     if module.startswith(LONG):
         return nodeid
-    if module in {f"tests/unit_of_work/test_{name}.py" for name in BRANCHES}:
+    if module in BRANCHES:
         return "prepared transactions of MariaDB"
     return module
+
+
+def begins_early(nodeid: str) -> bool:
+    """Whether the test of this id is of a group that takes long."""
+    return nodeid.startswith(LONG + BRANCHES)
 
 
 class Sharing(LoadScopeScheduling):  # type: ignore[misc]
