@@ -88,7 +88,7 @@ def refused(status: int, detail: str, retry_after: float | None, accept: str | N
         body = f"<!doctype html>\n<html lang=en><title>{title}</title>\n<h1>{title}</h1>\n<p>{text}</p>\n</html>\n"
     else:
         body = json.dumps({"type": "about:blank", "title": phrase, "status": status, "detail": detail})
-    return sendable(ErrorResponse(status, tuple(headers), body.encode()), "GET")
+    return ErrorResponse(status, tuple(headers), body.encode())
 
 
 async def asgi_response(app: Any, scope: Any) -> ErrorResponse:

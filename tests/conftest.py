@@ -2,11 +2,10 @@
 
 import logging
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import coverage
 import pytest
 
 from tests.log_lines import Reader
@@ -53,20 +52,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Sharing(config, log)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Measure no coverage of a test that is marked so, in one of several processes; in one alone pytest-cov does it."""
-    measured = hasattr(item.config, "workerinput") and item.get_closest_marker("no_cover") is not None
-    measuring = coverage.Coverage.current() if measured else None
-    if measuring is None:
-        return (yield)
-    measuring.stop()
-    try:
-        return (yield)
-    finally:
-        measuring.start()
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose service is missing; fail it where POSTRESPONSE_REQUIRE_SERVICES says that it must be there."""
@@ -85,6 +70,15 @@ def _log_lines() -> Iterator[None]:
     yield
     logger.removeHandler(reader)
     assert reader.strange == []
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Write nothing to the log, of failures that are made on purpose, by the hundred thousand or one by one."""
+    logger = logging.getLogger("postresponse")
+    logger.disabled = True
+    yield
+    logger.disabled = False
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ def _committed(outcome: Outcome) -> bool:
 CONDITIONS: Final[Mapping[str, Condition]] = MappingProxyType(
     {
         "committed": _committed,
-        "sent": lambda outcome: outcome.ending in (Ending.HANDED_OVER, Ending.UNCONFIRMED),
+        "sent": lambda outcome: outcome.sent,
         "rolled_back": lambda outcome: outcome.unit_of_work in (UnitState.ROLLED_BACK, UnitState.FAILED),
         "aborted": lambda outcome: outcome.ending is Ending.ABORTED,
         "always": lambda outcome: True,

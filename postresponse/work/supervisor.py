@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextvars import Context, copy_context
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from postresponse.core.current import current
 from postresponse.core.exchange import Exchange
@@ -23,8 +23,6 @@ from postresponse.work.job import PENDING, RUNNING, Job, JobState
 from postresponse.work.threads import Strand, Threads
 
 __all__ = ["TaskSupervisor"]
-
-T = TypeVar("T")
 
 FAILURES: Final = (Exception, SystemExit)
 CLEAN_UP: Final = 1.0

@@ -8,7 +8,6 @@ work and the hooks answer follows from the plan. The invariants are those of the
 import copy
 import functools
 import itertools
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -502,15 +501,6 @@ NEVER_TAKEN: Final = {
     (CommitPoint.HEAD, State.READY, Event.REFUSED),
     (CommitPoint.BUFFERED, State.READY, Event.REFUSED),
 }
-
-
-@pytest.fixture
-def quiet() -> Iterator[None]:
-    """Say nothing of the failures, which are made by the hundred thousand."""
-    logger = logging.getLogger("postresponse")
-    logger.disabled = True
-    yield
-    logger.disabled = False
 
 
 @pytest.mark.no_cover  # what it runs thousands of times is run by other tests as well

@@ -1,6 +1,5 @@
 """Supervisors that are closed at the end, and fail the test that leaves work behind."""
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,12 +39,3 @@ def supervisor(told: Told) -> Iterator[TaskSupervisor]:
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def quiet() -> Iterator[None]:
-    """Without the lines of jobs that are made to fail."""
-    logger = logging.getLogger("postresponse")
-    logger.disabled = True
-    yield
-    logger.disabled = False
