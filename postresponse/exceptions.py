@@ -3,7 +3,9 @@
 PostResponseError
 ├── ConfigurationError (ValueError)     an option is wrong: mend the line that the traceback names
 │   ├── WrongApplication (TypeError)    the application, or the unit of work, speaks another protocol
-│   └── NotAFunction (TypeError)        work was given as something that cannot be called
+│   ├── NotAFunction (TypeError)        work was given as something that cannot be called
+│   ├── FlowError                       steps that cannot be put together so; where
+│   └── UnknownToken                    a completion of something that this process has not suspended
 ├── NoExchange (RuntimeError)           called outside of a request
 ├── ResponseStarted (RuntimeError)      called too late: what it would have changed has left or was decided
 ├── MessageOrderError (RuntimeError)    the application broke the order of its protocol
@@ -12,8 +14,22 @@ PostResponseError
 ├── WorkError (RuntimeError)
 │   ├── TooManyTasks                    a bulkhead is full: come again later
 │   ├── NotAccepted                     a source of a race returned what does not count
+│   ├── TooLate (TimeoutError)          a response was not complete in the time that its tenant has
 │   ├── SupervisorClosed                work was submitted after its supervisor closed
-│   └── WrongThread                     a call that waits, on the thread that would have to go on
+│   ├── FlowFailed                      a step of a flow failed; what came of the others
+│   ├── WrongThread                     a call on a thread that it must not be made on, mostly as it waits
+│   ├── StreamFull                      there is no room in a stream for all of the items
+│   ├── StreamClosed                    a stream takes nothing more, or ended before its producers were done
+│   │   └── StreamIdle (TimeoutError)   it ended since nothing moved in it for too long
+│   └── StreamInUse                     a stream has a consumer already
+├── MessagingError
+│   ├── MessageRefused (ValueError)     a message cannot be sent as it is
+│   ├── UnknownVersion                  a message was written by a later release: left to one that knows it
+│   ├── NoTransaction (RuntimeError)    a message was enlisted where no transaction would keep it
+│   ├── NoTable (RuntimeError)          the table of the outbox, or of the inbox, does not exist
+│   ├── UnsupportedDatabase             an outbox cannot work on this database
+│   ├── Unreachable (ConnectionError)   the engine behind a destination cannot be reached: its messages wait
+│   └── AlreadyRunning (RuntimeError)   a relay was started twice in one process
 └── UnitOfWorkError
     ├── BodyTooLarge                    a held body went over the policy's limit
     ├── NoUnitOfWork (RuntimeError)     there is no unit of work to hook into
@@ -22,14 +38,24 @@ PostResponseError
     └── CommitInDoubt                   the connection was lost inside COMMIT: nobody knows
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 __all__ = [
+    "AlreadyRunning",
     "BodyTooLarge",
     "CommitInDoubt",
     "CommitRefused",
     "ConfigurationError",
+    "FlowError",
+    "FlowFailed",
     "InvalidHeader",
     "MessageOrderError",
+    "MessageRefused",
+    "MessagingError",
     "NoExchange",
+    "NoTable",
+    "NoTransaction",
     "NoUnitOfWork",
     "NotAFunction",
     "NotAccepted",
@@ -37,9 +63,18 @@ __all__ = [
     "PostResponseError",
     "ResponseReplaced",
     "ResponseStarted",
+    "StreamClosed",
+    "StreamFull",
+    "StreamIdle",
+    "StreamInUse",
     "SupervisorClosed",
+    "TooLate",
     "TooManyTasks",
     "UnitOfWorkError",
+    "UnknownToken",
+    "UnknownVersion",
+    "Unreachable",
+    "UnsupportedDatabase",
     "WorkError",
     "WrongApplication",
     "WrongThread",
@@ -60,6 +95,28 @@ class WrongApplication(ConfigurationError, TypeError):
 
 class NotAFunction(ConfigurationError, TypeError):
     """Work was given as something that cannot be called; a coroutine object was closed."""
+
+
+class FlowError(ConfigurationError):
+    """Steps cannot be put together so.
+
+    Attributes:
+        position: Where in the text of the flow, or in the list of steps, from 0 on; None where it has no place.
+    """
+
+    def __init__(self, message: str, position: int | None = None) -> None:
+        super().__init__(message)
+        self.position: int | None = position
+
+    @classmethod
+    def at(cls, text: str, position: int, message: str) -> "FlowError":
+        """Make one that shows the place in *text*."""
+        before, line = text[:position].rpartition("\n")[2], text[position:].partition("\n")[0]
+        return cls(f"{message}, at character {position + 1}:\n  {before}{line}\n  {' ' * len(before)}^", position)
+
+
+class UnknownToken(ConfigurationError):
+    """A completion names something that was not suspended by this process."""
 
 
 class NoExchange(PostResponseError, RuntimeError):
@@ -116,6 +173,10 @@ class TooManyTasks(WorkError):
         self.waiting: int = waiting
 
 
+class TooLate(WorkError, TimeoutError):
+    """A response that had begun was not complete in the time that its tenant's limits give; it is cut off."""
+
+
 class SupervisorClosed(WorkError):
     """Work was submitted to a supervisor that is closed, or whose event loop is."""
 
@@ -124,8 +185,117 @@ class NotAccepted(WorkError):
     """A source of a race returned something that its `accept` does not count."""
 
 
+class FlowFailed(WorkError):
+    """A step of a flow failed; its error is the cause, or a group of them where several did.
+
+    Attributes:
+        result: The `FlowResult`: what came of every step.
+    """
+
+    def __init__(self, flow: str, result: Any, failures: Sequence[tuple[str, BaseException]]) -> None:
+        (name, error), *others = failures
+        more = f", and {len(others)} more failed" if others else ""
+        super().__init__(f"the flow {flow} failed: {name} raised {error!r}{more}")
+        self.result: Any = result
+        cause: BaseException = error
+        if others:
+            cause = BaseExceptionGroup(f"steps of {flow}", [each for _, each in failures])
+        self.__cause__: BaseException | None = cause
+
+
 class WrongThread(WorkError):
-    """A call that waits was made on the thread that would have to go on meanwhile."""
+    """A call was made on a thread that it must not be made on: mostly one that would have to go on meanwhile."""
+
+
+class StreamFull(WorkError):
+    """There is no room in a stream for all of the items; none of them was put.
+
+    Attributes:
+        stream: Its name.
+        maxsize: How many items may wait in it.
+        waiting: How many do.
+        items: How many there was to be room for.
+    """
+
+    def __init__(self, stream: str, *, maxsize: int, waiting: int, items: int) -> None:
+        super().__init__(
+            f"the stream {stream!r} has no room for {items} more: {waiting} of {maxsize} wait in it; "
+            "come again later, or wait for room with put()"
+        )
+        self.stream: str = stream
+        self.maxsize: int = maxsize
+        self.waiting: int = waiting
+        self.items: int = items
+
+
+class StreamClosed(WorkError):
+    """A stream takes nothing more; its consumer is told so where it ended before its producers were done.
+
+    Attributes:
+        stream: Its name.
+        reason: Why.
+    """
+
+    def __init__(self, stream: str, reason: str) -> None:
+        super().__init__(f"the stream {stream!r} is closed: {reason}")
+        self.stream: str = stream
+        self.reason: str = reason
+
+
+class StreamIdle(StreamClosed, TimeoutError):
+    """A stream ended since nothing was put into it or taken out of it for too long."""
+
+
+class StreamInUse(WorkError):
+    """A stream has one consumer at a time, and has it already.
+
+    Attributes:
+        stream: Its name.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(f"the stream {stream!r} has a consumer, and takes no second one until that has ended")
+        self.stream: str = stream
+
+
+class MessagingError(PostResponseError):
+    """A message could not be taken, sent or handled."""
+
+
+class MessageRefused(MessagingError, ValueError):
+    """A message cannot be sent as it is; raised by a delivery, it goes to the dead at once."""
+
+
+class UnknownVersion(MessagingError):
+    """A message was written by a later release, and is left to a relay or receiver that knows it.
+
+    Attributes:
+        found: The version that it has.
+    """
+
+    def __init__(self, found: object, known: int) -> None:
+        super().__init__(f"a message of version {found!r}, and this release knows {known}; it is left alone")
+        self.found: object = found
+
+
+class NoTransaction(MessagingError, RuntimeError):
+    """A message was enlisted where there is no transaction that could keep it, or that it would die with."""
+
+
+class NoTable(MessagingError, RuntimeError):
+    """The table of an outbox, or of an inbox, does not exist."""
+
+
+class UnsupportedDatabase(MessagingError):
+    """An outbox cannot work on this database, or on this version of it."""
+
+
+class Unreachable(MessagingError, ConnectionError):
+    """The engine behind a destination cannot be reached: nothing is wrong with the message, and it waits."""
+
+
+class AlreadyRunning(MessagingError, RuntimeError):
+    """A relay was started twice in one process."""
 
 
 class UnitOfWorkError(PostResponseError):

@@ -1,5 +1,6 @@
 """Options and marks for all tests: long proofs in three lengths, and services that may be missing."""
 
+import faulthandler
 import logging
 import os
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 
 from tests.log_lines import Reader
 from tests.services import PROBES
-from tests.sharing import Sharing, begins_early
+from tests.sharing import PROCESSES, Sharing, begins_early
 
 Length = Literal["off", "short", "full"]
 
@@ -36,6 +37,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole suite in several processes; what is asked for by its path, seen or measured, in this one."""
+    option = config.option
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not option.keyword and not option.markexpr
+    seen = option.capture == "no" or option.usepdb or config.pluginmanager.hasplugin("_cov")
+    if whole and not seen and option.numprocesses is None and not hasattr(config, "workerinput"):
+        option.numprocesses = PROCESSES
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip the long proofs unless they were asked for; in one of several processes, begin with what takes long."""
     if hasattr(config, "workerinput"):  # one of several processes
@@ -44,6 +55,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("long"):
                 item.add_marker(pytest.mark.skip(reason="a long proof: --long=short or --long=full runs it"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """Show where each thread is, and end, if one that a test left behind keeps this process from ending."""
+    faulthandler.dump_traceback_later(60, exit=True)
 
 
 @pytest.hookimpl(optionalhook=True)

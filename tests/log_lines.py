@@ -38,6 +38,7 @@ class Line:
 STAGES: Final = "after_commit|after_rollback|on_finished"
 NAME: Final = r"[a-z_]\S*"  # of a unit of work that is one of several
 ENDED: Final = "could not (?:commit|roll back|close|begin|roll back its late use|close after its late use)"
+OF: Final = r"the outbox for \S+"
 LOST: Final = "the connection was lost inside COMMIT"
 
 LINES: Final = (
@@ -56,14 +57,54 @@ LINES: Final = (
     Line(logging.ERROR, rf"{ROUTE}: Retry\.on failed, and the request is not run again", traceback=True),
     Line(logging.ERROR, rf"{ROUTE}: the (?:{STAGES}) hook [^ ].* failed", traceback=True),
     Line(logging.ERROR, rf"{ROUTE}: (?!None).+ failed", traceback=True),  # a callback, by its repr
+    # messaging
+    Line(logging.ERROR, r"<.+> could not be woken", traceback=True),
+    Line(logging.ERROR, f"{OF} is lost, and is tried until it is back", traceback=True),
+    Line(logging.DEBUG, f"{OF} is still lost: .+"),
+    Line(logging.INFO, f"{OF} is back"),
+    Line(logging.WARNING, f"{OF} cannot be reached, and its messages wait: .+"),
+    Line(logging.INFO, f"{OF} is reached again"),
+    Line(logging.WARNING, rf"{OF}: \d+ of \d+ came back after their lease had expired, and somebody else has them"),
+    Line(logging.WARNING, r"[\w.-]+ takes no \S+: left to a relay whose outbox allows it"),
+    Line(logging.WARNING, r"[\w.-]+: \S+ [\w-]{36} failed, and comes again in [\d.]+ s: .+"),
+    Line(logging.ERROR, r"[\w.-]+: \S+ [\w-]{36} is dead: .+", traceback=True),
+    Line(logging.WARNING, r"[\w.-]+: \S+ [\w-]{36} is left alone: .+"),
+    Line(logging.WARNING, "the relay does not start: .+"),
+    # tenancy
+    Line(logging.ERROR, rf"{ROUTE}: its tenant or its limits cannot be told", traceback=True),
+    Line(logging.ERROR, rf"{ROUTE}: cut off, because it took longer than [\d.]+ s"),
     # work
     Line(logging.ERROR, "the job .+ failed", traceback=True),
+    Line(logging.WARNING, r"the completion [0-9a-f]+-\d+ comes too late: what was suspended has gone on"),
     Line(logging.ERROR, "the job .+ is lost: .+"),
     Line(logging.ERROR, "(?:on_error|on_dropped) failed for the job .+", traceback=True),
     Line(logging.ERROR, "a done callback of the job .+ failed", traceback=True),
     Line(logging.INFO, r"closing, with \S+ s for .+"),
     Line(logging.DEBUG, "the job .+ cannot start", traceback=True),
     Line(logging.ERROR, rf"{ROUTE}: work after the response could not start", traceback=True),
+    Line(logging.WARNING, r"the stream .+ is closed: .+ left it, .+; \d+ were put, \d+ taken, and \d+ wait"),
+    # receivers
+    Line(logging.WARNING, r".+: \S+ [0-9a-f-]{36} failed, and comes again in [\d.]+ s: .+"),
+    Line(logging.WARNING, r".+: \S+ [0-9a-f-]{36} is left alone: .+"),
+    Line(logging.ERROR, r".+: \S+ [0-9a-f-]{36} is given up: .+", traceback=True),
+    Line(logging.ERROR, r".+: \S+ [0-9a-f-]{36} is given up: the filter .+"),
+    Line(logging.ERROR, r".+: \S+ [0-9a-f-]{36} is given up: it has no UUID as its message_id, .+"),
+    Line(logging.ERROR, r"on_dead_letter failed for \S+ [0-9a-f-]{36}", traceback=True),
+    Line(logging.WARNING, r"the receiver of .+ is [a-z ]+: (?:pause|resume|stop)\(\) changes nothing"),
+    Line(logging.WARNING, "the receiver of .+ does not start: .+"),
+    Line(logging.WARNING, ".+: the service is degraded, and messages are put back"),
+    Line(logging.INFO, ".+: the service is degraded no more"),
+    Line(logging.ERROR, ".+: is_degraded failed, and the service counts as degraded", traceback=True),
+    # transports
+    Line(logging.WARNING, ".+ cannot be reached, and its messages wait: .+"),
+    Line(logging.INFO, ".+ is reached again"),
+    Line(logging.ERROR, ".+ is lost, and is tried until it is back", traceback=True),
+    Line(logging.DEBUG, ".+ is still lost: .+"),
+    Line(logging.INFO, ".+ is back"),
+    Line(logging.WARNING, r".+: \d+ of \d+ came back after their lease had expired, and somebody else has them"),
+    Line(logging.WARNING, r".+: the connection was lost before \d+ of \d+ could be acknowledged, and they come again"),
+    Line(logging.WARNING, r".+: \S+ [0-9a-f-]{36} could not be put back: .+"),
+    Line(logging.ERROR, ".+: what was put into its stream is no message, and is dropped: .+"),
     # adapters
     Line(logging.ERROR, rf"{ROUTE}: error_response failed; the default answers", traceback=True),
     Line(logging.ERROR, rf"{ROUTE}: the application raised after its response was replaced", traceback=True),
@@ -72,6 +113,9 @@ LINES: Final = (
     # clean-up
     Line(logging.ERROR, r"<.+ takes longer than [\d.]+ s; its connection is severed"),
     Line(logging.ERROR, "a connection could not be severed", traceback=True),
+    # messaging
+    Line(logging.WARNING, r"the outbox for \S+ cannot be reached, and its messages wait: \w+: .+"),
+    Line(logging.INFO, r"the outbox for \S+ is reached again"),
     # units of work
     Line(logging.WARNING, rf"{LOST}; the database says that it committed"),
     Line(logging.ERROR, "COMMIT succeeded, and what came behind it failed", traceback=True),

@@ -1,13 +1,22 @@
 """How several processes share the tests: what takes long first, and a module to one process."""
 
+import os
 from typing import Any, Final
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-__all__ = ["Sharing", "begins_early", "group_of"]
+__all__ = ["PROCESSES", "Sharing", "begins_early", "group_of"]
 
-LONG: Final = ("tests/upstream/", "tests/core/test_lifecycle.py", "tests/faults/")
+PROCESSES: Final = (os.cpu_count() or 1) + 1
+"""One more than there are processors: most tests of servers wait."""
+
+LONG: Final = (
+    "tests/upstream/",
+    "tests/core/test_lifecycle.py",
+    "tests/faults/",
+    "tests/messaging/proofs/test_late_relay.py",
+)
 """These begin first, each test by itself: one that begins last is waited for by all."""
 
 BRANCHES: Final = tuple(

@@ -23,9 +23,9 @@ from anyio.lowlevel import checkpoint
 from trio.testing import MockClock
 
 from postresponse import CommitPolicy, Outcome, commit_policy, current_exchange
+from postresponse.aperforming import at_once, on_thread, run_at_once
 from postresponse.asgi import PostResponseMiddleware, messages
 from postresponse.asgi.messages import PIECES, items_of
-from postresponse.asgi.performing import at_once, on_thread, run_at_once
 from postresponse.core.exchange import KEY, Failure
 from postresponse.core.lifecycle import Ending, UnitState
 from postresponse.core.units import Manner

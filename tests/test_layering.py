@@ -19,9 +19,10 @@ RANKS: Final[Mapping[str, int]] = {
     "postresponse.core": 1,
     "postresponse.held": 2,
     "postresponse.shielding": 2,
-    "postresponse.drained": 2,
+    "postresponse.connection": 2,
     "postresponse.watchdog": 2,
     "postresponse.performing": 2,
+    "postresponse.aperforming": 2,
     "postresponse.error_response": 2,
     "postresponse.unit_of_work": 2,
     "postresponse.work": 2,
@@ -141,8 +142,8 @@ def test_no_import_points_up_or_in_a_circle() -> None:
         ({"asgi.py": "from postresponse.wsgi import W"}, "postresponse.asgi meets postresponse.wsgi"),
         ({"wsgi.py": "from postresponse import asgi"}, "postresponse.wsgi meets postresponse.asgi"),
         (
-            {"drained.py": "from postresponse.held import a", "held.py": "import postresponse.drained"},
-            "a circle: postresponse.drained -> postresponse.held -> postresponse.drained",
+            {"connection.py": "from postresponse.held import a", "held.py": "import postresponse.connection"},
+            "a circle: postresponse.connection -> postresponse.held -> postresponse.connection",
         ),
         (
             {"asgi/__init__.py": "", "asgi/exchange.py": "from postresponse.wsgi.exchange import E", "asgi.py": None}

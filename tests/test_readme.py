@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
 from sqlalchemy.exc import IntegrityError
+from starlette.testclient import TestClient
 
 from postresponse import CommitPolicy, Outcome, Retry, asgi, wsgi
 from postresponse.core.exchange import Exchange
@@ -31,7 +33,11 @@ from postresponse.core.lifecycle import CommitPoint, Ending, Moments, State, Uni
 from postresponse.core.policy import Head
 from postresponse.demo.report import HEADINGS
 from postresponse.demo.ways import HEAD, WAYS
+from postresponse.tenancy import asgi as asgi_tenancy
+from postresponse.tenancy import wsgi as wsgi_tenancy
+from postresponse.work import BulkheadLimits, JobState, TaskSupervisor
 from tests.servers.client import Client
+from tests.services.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -138,6 +144,45 @@ def check_work(found: Namespace) -> None:
     assert sorted(found["sent"]) == ["event for tea", "gold was refused", "receipt for tea"]
 
 
+def check_flow(found: Namespace) -> None:
+    assert found["result"].value == "to whom it may concern: tea, paid by transfer"
+    shown = [line.rstrip() for line in of("text", "Work of several steps")[0].code.splitlines()]
+    drawn = [line.rstrip() for line in str(found["result"]).splitlines()]
+    assert [line[:34].rstrip() for line in shown] == [line[:34].rstrip() for line in drawn]
+    assert [line.split()[-1] for line in drawn] == ["done"] * 6
+
+
+def check_worker_exit(found: Namespace) -> None:
+    supervisor = TaskSupervisor()
+    job = supervisor.launch(time.sleep, 0.05)
+    found["default_supervisor"] = lambda: supervisor
+    found["worker_exit"](None, None)
+    assert job.state is JobState.DONE
+
+
+def check_streams(found: Namespace) -> None:
+    anyio.run(found["import_rows"], range(250))
+    assert [len(batch) for batch in found["stored"]] == [100, 100, 50]
+    assert [row for batch in found["stored"] for row in batch] == list(range(250))
+
+
+def check_messages(found: Namespace) -> None:
+    assert [post(found, path).status_code for path in ("/orders/tea", "/orders/gold")] == [201, 422]
+    deadline = time.monotonic() + 5
+    while not found["sent"] and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert found["sent"] == [("send_receipt", {"item": "tea"})]
+    found["relay"].stop()
+    found["relay"]._job.result(5)
+
+
+def check_tenants(found: Namespace) -> None:
+    client = TestClient(found["app"])
+    assert client.get("/report", headers={"tenant": "a"}).text == "your report"
+    assert client.get("/report").status_code == 401
+    assert client.get("/health").status_code == 404  # of the application: no tenant is asked for there
+
+
 def check_error_response(found: Namespace) -> None:
     answer = post(found, "/orders")
     assert (answer.status_code, answer.text) == (500, "Your order was not taken.\n")
@@ -188,6 +233,11 @@ CHECKS: dict[str, Callable[[Namespace], None]] = {
     "Policy: when, and whether": check_policy,
     "Hooks": check_hooks,
     "Work after the response": check_work,
+    "Where your server stops background work": check_worker_exit,
+    "Work of several steps": check_flow,
+    "Bounded streams": check_streams,
+    "Messages that must not be lost": check_messages,
+    "Limits for each tenant": check_tenants,
     "When a commit fails": check_error_response,
     "When two requests want the same": check_retry,
     "Several databases": check_several_databases,
@@ -209,7 +259,9 @@ def test_the_python_blocks_under_a_heading_run_and_do_what_is_said(
     heading: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("logging.basicConfig", lambda **_: None)  # of this process, not the README's to change
+    # Of this process, and not the README's to change.
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     found: Namespace = {"__name__": "readme"}
     for block in of("python", heading):
         # The line numbers of a traceback are the README's.
@@ -354,8 +406,7 @@ def test_the_fifteen_lines_serve_orders_with_the_commands_below_them(tmp_path: P
     (block,) = of("python", "postresponse")
     serve, ask = of("sh", "postresponse")[1].code.splitlines()
     (tmp_path / "shop.py").write_text(block.code)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     command = serve.replace("8000", port).split()
     command[0] = str(Path(sys.executable).parent / Path(command[0]).name)
     request = re.fullmatch(r"curl -i -X (POST) localhost:8000(/\S+)", ask)
@@ -398,6 +449,7 @@ def test_every_block_is_of_a_kind_that_is_tested() -> None:
         ("text", "postresponse"),
         ("sh", "postresponse"),
         ("text", "Three moments"),
+        ("text", "Work of several steps"),
         ("text", "Several databases"),
         ("text", "From advanced-alchemy's autocommit"),
         ("text", "From pyramid_tm"),
@@ -447,11 +499,17 @@ def public(kind: type) -> set[str]:
     return {name for name in vars(kind) if not name.startswith("_")}
 
 
+def keywords(middleware: type) -> list[str]:
+    """The options that can only be given by name."""
+    parameters = inspect.signature(middleware).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
 def test_the_tables_of_options_name_every_option_and_no_other() -> None:
     for middleware in (asgi.PostResponseMiddleware, wsgi.PostResponseMiddleware):
-        parameters = inspect.signature(middleware).parameters.values()
-        keywords = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-        assert names("option", "Of both middleware classes") == keywords
+        assert names("option", "Of both middleware classes") == keywords(middleware)
+    for limited in (asgi_tenancy.TenantLimitMiddleware, wsgi_tenancy.TenantLimitMiddleware):
+        assert names("option", "## Limits for each tenant") == keywords(limited)
     assert names("option", "Of `CommitPolicy`") == [field.name for field in dataclasses.fields(CommitPolicy)]
     options = names("option of `Retry`", "## When two requests want the same")
     assert options == [field.name for field in dataclasses.fields(Retry)]
@@ -470,6 +528,11 @@ def test_the_defaults_in_the_tables_are_the_defaults() -> None:
     said = {row[0].strip("`"): row[1].strip("`") for row in table("option", "Of both middleware classes")}
     for name in ("unit_of_work", "on_commit_failed", "on_finished", "on_error", "cleanup_timeout"):
         assert said[name] == str(parameters[name].default)
+    said = {row[0].strip("`"): row[1].strip("`") for row in table("option", "## Limits for each tenant")}
+    assert eval(said.pop("limits"), {"BulkheadLimits": BulkheadLimits}) == BulkheadLimits()
+    assert said.pop("key") == "(required)"
+    for name, parameter in inspect.signature(asgi_tenancy.TenantLimitMiddleware).parameters.items():
+        assert said.get(name) == (str(parameter.default) if name in said else None)
 
 
 def test_the_tables_of_the_exchange_and_the_outcome_name_everything_public() -> None:

@@ -1,8 +1,10 @@
 """Where nobody asks how a response ends, shorter ways are taken; whoever asks late is still told no lie."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -14,7 +16,7 @@ from postresponse.core.current import current
 from postresponse.core.exchange import KEY
 from postresponse.core.lifecycle import Ending, UnitState
 from tests.core.test_settlement import LazyUnit
-from tests.fakes import BODY, START, FakeUnits, StrictASGIServer, StrictWSGIServer, run_asgi, run_wsgi
+from tests.fakes import BODY, START, FakeUnits, QuickUnit, StrictASGIServer, StrictWSGIServer, run_asgi, run_wsgi
 
 PARTS = [b"one", b"two"]
 
@@ -283,3 +285,126 @@ def test_a_scope_that_does_not_say_the_version_is_taken_for_http_1(at: Any) -> N
     units = None if at is None else FakeUnits(is_async=True)
     anyio.run(server.run, asgi.PostResponseMiddleware(app, unit_of_work=units, commit=at))
     assert server.body == b"onetwothree"
+
+
+@pytest.mark.parametrize("size", [60, 40])
+def test_what_is_held_over_the_memory_of_the_policy_goes_to_a_file(size: int) -> None:
+    spilled = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200, "headers": []})
+        await send({"type": BODY, "body": bytes(size), "more_body": True})
+        held = scope[KEY]._held
+        spilled.append(held.spilled)
+        await send({"type": BODY, "body": b""})
+
+    policy = CommitPolicy(at="buffered", max_memory=50)
+    server = run_asgi(asgi.PostResponseMiddleware(app, unit_of_work=FakeUnits(is_async=True), commit=policy))
+    assert server.body == bytes(size)
+    assert spilled == [size > 50]
+
+
+def test_a_response_that_is_quick_is_not_watched_for_its_client_though_somebody_asks() -> None:
+    class Asked(StrictASGIServer):
+        times = 0
+
+        async def receive(self) -> Any:
+            self.times += 1
+            return await super().receive()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200, "headers": []})
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+        await send({"type": BODY, "body": b""})
+
+    server = Asked()
+    anyio.run(server.run, asgi.PostResponseMiddleware(app, on_finished=lambda outcome: None))
+    assert server.complete
+    assert server.times == 0
+
+
+@pytest.mark.parametrize("at", ["head", "buffered"])
+def test_a_server_that_says_at_the_head_that_the_client_left_is_believed_though_the_application_is_not_told(
+    at: Any,
+) -> None:
+    outcomes: list[Outcome] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with suppress(OSError):
+            await _answers(send)
+
+    server = StrictASGIServer(leaves_at=0, tells=True)
+    middleware = asgi.PostResponseMiddleware(
+        app, unit_of_work=lambda exchange: QuickUnit({}), commit=at, on_finished=outcomes.append
+    )
+    anyio.run(server.run, middleware)
+    assert [outcome.ending for outcome in outcomes] == [Ending.ABORTED]
+
+
+# -- side by side -----------------------------------------------------------------------------------------------------
+
+HEAD = {"type": START, "status": 200, "headers": []}
+SAID: dict[str, dict[str, Any]] = {
+    "head": HEAD,
+    "head of events": {**HEAD, "headers": [(b"content-type", b"text/event-stream")]},
+    "head, trailers follow": {**HEAD, "trailers": True},
+    "head of 4 bytes": {**HEAD, "headers": [(b"content-length", b"4")]},
+    "part": {"type": BODY, "body": b"part", "more_body": True},
+    "large part": {"type": BODY, "body": bytes(100), "more_body": True},
+    "part of a bytearray": {"type": BODY, "body": bytearray(b"part"), "more_body": True},
+    "part of nothing": {"type": BODY, "more_body": True},
+    "last part": {"type": BODY, "body": b"last", "more_body": False},
+    "end": {"type": BODY},
+    "trailers": {"type": "http.response.trailers", "headers": [(b"a", b"b")]},
+    "path": {"type": "http.response.pathsend", "path": "/a"},
+    "hint": {"type": "http.response.early_hint", "links": []},
+}
+
+
+async def told(program: tuple[str, ...], at: Any, *, heard: bool) -> list[Any]:
+    """What the server, the unit of work and the application see of a program of messages, in order."""
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for name in program:
+            try:
+                await send(dict(SAID[name]))
+            except Exception as error:
+                seen.append(f"{name}: {type(error).__name__}")
+
+    async def send(message: Any) -> None:
+        seen.append({**message, "headers": list(message["headers"])} if "headers" in message else dict(message))
+
+    options: dict[str, Any] = {"on_finished": lambda outcome: None} if heard else {}
+    if at is not None:
+        options["commit"] = CommitPolicy(at=at, max_memory=50, max_body=150 if at == "buffered" else None)
+        options["unit_of_work"] = lambda exchange: QuickUnit({}, seen)
+    try:
+        scope = StrictASGIServer().scope
+        await asgi.PostResponseMiddleware(app, **options)(scope, anyio.sleep_forever, send)
+    except Exception as error:
+        seen.append(f"out of the application: {type(error).__name__}")
+    return seen
+
+
+@pytest.mark.parametrize("at", [None, "head", "buffered", "after_send"])
+def test_every_short_program_looks_the_same_from_outside_whether_somebody_asks_or_not(at: Any, quiet: None) -> None:
+    heads = [name for name in SAID if name.startswith("head")]
+    rest = [name for name in SAID if name not in heads]
+    programs = [
+        *itertools.product(SAID),
+        *itertools.product(SAID, SAID),
+        *itertools.product(heads, SAID, SAID),
+        *itertools.product(("head", "head, trailers follow"), rest, rest, rest),
+    ]
+
+    async def different() -> list[Any]:
+        return [
+            (program, unheard, heard)
+            for program in programs
+            if (unheard := await told(program, at, heard=False)) != (heard := await told(program, at, heard=True))
+        ]
+
+    assert asyncio.run(different()) == []
+    assert len(programs) > 2000

@@ -10,15 +10,25 @@ from anyio import CancelScope, current_time
 from anyio import Event as Flag
 from anyio.lowlevel import checkpoint
 
-from postresponse.asgi.messages import BODY, END_OF_BODY, START, encoded, items_of, kept
-from postresponse.asgi.performing import on_thread, perform
+from postresponse.aperforming import on_thread, perform
+from postresponse.asgi.messages import (
+    BODY,
+    END_OF_BODY,
+    PATHSEND,
+    ZEROCOPY,
+    encoded,
+    header_of,
+    items_of,
+    kept,
+    messages_of,
+)
 from postresponse.asgi.watch import Watch
+from postresponse.connection import transport_drained
 from postresponse.core.driven import DrivenExchange
 from postresponse.core.exchange import Failure
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, Outcome, State
 from postresponse.core.log import logger
 from postresponse.core.settlement import run_start_hooks, settle
-from postresponse.drained import transport_drained
 from postresponse.error_response import ErrorResponse, asgi_response, default_error_response, sendable
 from postresponse.held import HeldBody
 
@@ -173,7 +183,7 @@ class Delivery(DrivenExchange):
     async def _deliver(self, message: Any, *, final: bool) -> None:
         """Hand over a part of the body whose head has left; *final* ends the response."""
         body = message.get("body", b"") if message["type"] == BODY else b""
-        if message["type"] in ("http.response.pathsend", "http.response.zerocopysend"):
+        if message["type"] in (PATHSEND, ZEROCOPY):
             self._counted = False
         if not final:
             self._read_head()
@@ -263,8 +273,8 @@ class Delivery(DrivenExchange):
         self._is_read, self._needs_no_body, self._counted = True, self._is_head, True
         self._bytes = 0 if self._is_head else len(response.body)
         self._head_sent = monotonic_ns()
-        await self._hand({"type": START, "status": response.status, "headers": encoded(response.headers)})
-        await self._hand({"type": BODY, "body": b"" if self._is_head else response.body})
+        for message in messages_of(response, self._scope["method"]):
+            await self._hand(message)
         self._advance(TAKEN)
         self._body_sent = monotonic_ns()
 
@@ -281,11 +291,7 @@ class Delivery(DrivenExchange):
                     return sendable(made, self._scope["method"])
             except (Exception, SystemExit) as error:
                 logger.error("%s: error_response failed; the default answers", self.route, exc_info=error)
-        return sendable(default_error_response(failure, self._request_header(b"accept")), self._scope["method"])
-
-    def _request_header(self, wanted: bytes) -> str | None:
-        headers = self._scope.get("headers", ())
-        return next((value.decode("latin-1") for name, value in headers if name == wanted), None)
+        return sendable(default_error_response(failure, header_of(self._scope, b"accept")), self._scope["method"])
 
     # -- the client ---------------------------------------------------------------------------------------------------
 
@@ -302,7 +308,7 @@ class Delivery(DrivenExchange):
     def _begin_watch(self, since: int | None = None) -> None:
         if self._watch is None and not self._receiving and not self._is_head and self._is_of_interest():
             # Asking uvicorn for the body answers "100 Continue", which is for the application to say.
-            if self._request_header(b"expect") is not None:
+            if header_of(self._scope, b"expect") is not None:
                 return
             self._watched_since = monotonic_ns() if since is None else since
             self._start_watch()

@@ -12,9 +12,9 @@ from typing import Any, Final, TypeVar
 from anyio import Event as Flag
 from anyio import get_cancelled_exc_class, move_on_after, sleep
 
+from postresponse.aperforming import at_once, drive, on_thread, perform, run_at_once
 from postresponse.asgi.delivery import BARRIER, LINGER, UNCOUNTED, Delivery
-from postresponse.asgi.messages import BODY, START, look_at_head
-from postresponse.asgi.performing import at_once, drive, on_thread, perform, run_at_once
+from postresponse.asgi.messages import BODY, START, ends_response, look_at_head
 from postresponse.core.at_once import open_at_once, settle_at_once
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
 from postresponse.core.log import logger
@@ -175,14 +175,8 @@ class ASGIExchange(Delivery):
 
     async def _send(self, message: Any) -> None:
         """Take what is neither the head nor a plain part of the body."""
-        kind = message["type"]
-        if kind == "http.response.trailers" and self._trailers:
-            final = not message.get("more_trailers", False)
-        elif kind == "http.response.pathsend":
-            final = True
-        elif kind == "http.response.zerocopysend":
-            final = not message.get("more_body", False) and not self._trailers
-        else:
+        final = ends_response(message, trailers=self._trailers)
+        if final is None:
             await self._pass(message)
             return
         if self._state is not SENDING:
@@ -284,7 +278,7 @@ class ASGIExchange(Delivery):
     def _following(self, scope: Any) -> "ASGIExchange":
         """Return the attempt that follows this one: the request is read on, and given from its start."""
         following = type(self)(self._settings, scope, monotonic_ns(), self._server_receive, self._server_send)
-        following._attempt = self._attempt + 1
+        following._attempt, following._loop = self._attempt + 1, self._loop
         assert self._policy is not None
         assert self._policy.retry is not None
         following._pause = self._policy.retry

@@ -3,19 +3,35 @@
 import itertools
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any, Final
 
-from postresponse.asgi.performing import on_thread
+from postresponse.aperforming import on_thread
 from postresponse.core.headers import check_headers
 from postresponse.core.policy import never_ends
+from postresponse.error_response import ErrorResponse
 from postresponse.exceptions import MessageOrderError
 from postresponse.held import HeldBody
 
-__all__ = ["BODY", "END_OF_BODY", "START", "encoded", "items_of", "kept", "look_at_head"]
+__all__ = [
+    "BODY",
+    "END_OF_BODY",
+    "PATHSEND",
+    "START",
+    "ZEROCOPY",
+    "encoded",
+    "ends_response",
+    "header_of",
+    "items_of",
+    "kept",
+    "look_at_head",
+    "messages_of",
+]
 
 START: Final = "http.response.start"
 BODY: Final = "http.response.body"
+ZEROCOPY: Final = "http.response.zerocopysend"
+PATHSEND: Final = "http.response.pathsend"
 END_OF_BODY: Final[dict[str, Any]] = {"type": BODY, "body": b"", "more_body": False}
 
 PIECES: Final = 4
@@ -61,6 +77,28 @@ def _look_at(name: bytes, value: bytes) -> bool:
     return endless
 
 
+def ends_response(message: Any, *, trailers: bool) -> bool | None:
+    """Whether *message* is the response's last one; None where it is no part of its body, nor of its *trailers*."""
+    kind = message["type"]
+    if kind in (BODY, ZEROCOPY):
+        return not message.get("more_body", False) and not trailers
+    if kind == "http.response.trailers" and trailers:
+        return not message.get("more_trailers", False)
+    return True if kind == PATHSEND else None
+
+
+def header_of(scope: Any, name: bytes) -> str | None:
+    """The request's header of this *name*, in lower case."""
+    headers = scope.get("headers", ())
+    return next((value.decode("latin-1") for found, value in headers if found == name), None)
+
+
+def messages_of(response: ErrorResponse, method: str) -> Sequence[dict[str, Any]]:
+    """Return the messages that a whole *response* leaves in."""
+    start = {"type": START, "status": response.status, "headers": encoded(response.headers)}
+    return start, {"type": BODY, "body": b"" if method == "HEAD" else response.body}
+
+
 def encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     """Write headers as a message has them."""
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
@@ -69,7 +107,7 @@ def encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
 def kept(message: Any) -> dict[str, Any]:
     """Copy a message so that it can be sent later: the application may close its file once `send` has returned."""
     copy = dict(message)
-    if copy["type"] == "http.response.zerocopysend":
+    if copy["type"] == ZEROCOPY:
         copy["file"] = _Descriptor(copy["file"])
     return copy
 

@@ -15,6 +15,7 @@ from postresponse.core.settings import Settings, check_application, known_option
 from postresponse.exceptions import WrongApplication
 from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork
 from postresponse.work.current import supervisor_given
+from postresponse.work.homes import trio_token
 from postresponse.work.supervisor import TaskSupervisor
 
 __all__ = ["PostResponseMiddleware"]
@@ -66,7 +67,7 @@ class PostResponseMiddleware:
         cleanup_timeout: float = 5.0,
         supervisor: TaskSupervisor | None = None,
     ) -> None:
-        check_application(app, 3)
+        check_application(app, 3, twin="postresponse.wsgi.PostResponseMiddleware")
         self.app = app
         self._settings = Settings.of(
             is_async=True,
@@ -89,7 +90,7 @@ class PostResponseMiddleware:
         settings = self._settings
         given = _copied(scope) if settings.retries else {**scope}
         exchange = ASGIExchange(settings, given, monotonic_ns(), receive, send)
-        exchange._loop = _get_running_loop()
+        exchange._loop = _get_running_loop() or trio_token()
         while True:
             given[KEY] = exchange
             token = current.set(exchange)

@@ -22,7 +22,7 @@ from postresponse.core.policy import (
 )
 from postresponse.core.settings import Settings, check_callback
 from postresponse.core.units import UnitKind
-from postresponse.core.work import Work, start_due
+from postresponse.core.work import Work, start_due, tell_due
 from postresponse.exceptions import (
     ConfigurationError,
     NoExchange,
@@ -106,6 +106,7 @@ class Exchange:
         "_held",
         "_kind",
         "_left",
+        "_loop",
         "_moves",
         "_on_finished",
         "_on_start",
@@ -140,11 +141,10 @@ class Exchange:
     _after_rollback: list[Callable[[], Any]] | None = None
     _silenced = False
     _work: deque[Work] | None = None
+    _telling: deque[Callable[[], object]] | None = None
     _expects_work = False
     """Whether work may come at any time, so that the outcome is kept for it."""
     _told: Outcome | None = None
-    _loop: Any = None
-    """The event loop that the request is handled on."""
     _passing: BaseException | None = None
     """What ends a process or a task, kept until the settlement is done."""
 
@@ -190,6 +190,8 @@ class Exchange:
         self._trailers = False
         self._receiving = 0
         self._watch: Any = None
+        # The event loop that the request is handled on, where it is one.
+        self._loop: Any = None
 
     # -- what a handler sees ------------------------------------------------------------------------------------
 
@@ -358,6 +360,16 @@ class Exchange:
         registered.append(work)
         if self._told is not None:
             start_due(self, self._told)
+
+    def _tell_behind(self, tell: Callable[[], object]) -> None:
+        """Call *tell* when the response is over, or is not to come because the request is run again."""
+        self._expect_work()
+        telling = self._telling
+        if telling is None:
+            telling = self._telling = self.__dict__.setdefault("_telling", deque())  # by one of two threads
+        telling.append(tell)
+        if self._told is not None or self._again:
+            tell_due(self)
 
     def _expect_work(self) -> None:
         self._expects_work, self._unheard = True, False

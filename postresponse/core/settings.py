@@ -164,19 +164,20 @@ def check_callback(name: str, callback: Any, *, is_async: bool) -> None:
         raise ConfigurationError(f"{name}: {callback!r} is async, and there is no event loop under WSGI")
 
 
-_PROTOCOLS: Final = {3: ("ASGI", "scope, receive and send", "asgi"), 2: ("WSGI", "environ and start_response", "wsgi")}
+_PROTOCOLS: Final = {3: ("ASGI", "scope, receive and send"), 2: ("WSGI", "environ and start_response")}
 
 
-def check_application(app: Any, arguments: int, option: str = "app") -> None:
+def check_application(app: Any, arguments: int, option: str = "app", *, twin: str = "") -> None:
     """Refuse what is no application of the protocol that calls it with so many *arguments*, as far as can be told.
 
     Args:
         option: What it was given as: the `app` of the middleware, or what its `error_response` returned.
+        twin: The middleware for applications of the other protocol.
 
     Raises:
         WrongApplication: *app* cannot be called that way.
     """
-    protocol, names, _ = _PROTOCOLS[arguments]
+    protocol, names = _PROTOCOLS[arguments]
     wanted = f"{'an' if arguments == 3 else 'a'} {protocol} application"
     if option != "app":
         wanted = f"an ErrorResponse or {wanted}"
@@ -191,9 +192,9 @@ def check_application(app: Any, arguments: int, option: str = "app") -> None:
     if _takes(signature, arguments):
         return
     name = getattr(app, "__name__", None) or type(app).__name__
-    other, _, module = _PROTOCOLS[5 - arguments]
+    other, _ = _PROTOCOLS[5 - arguments]
     if _takes(signature, 5 - arguments):
-        way_out = f"use postresponse.{module}.PostResponseMiddleware" if option == "app" else f"return {wanted}"
+        way_out = f"use {twin}" if twin else f"return {wanted}"
         raise WrongApplication(
             f"{option}: {name} takes {5 - arguments} arguments, as {other} applications do; {way_out}"
         )

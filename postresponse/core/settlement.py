@@ -15,7 +15,7 @@ from postresponse.core.lifecycle import MOVES, Event, UnitState
 from postresponse.core.log import access, logger
 from postresponse.core.policy import COMMIT, ROLL_BACK
 from postresponse.core.units import Manner, UnitKind, kind_of
-from postresponse.core.work import start_due
+from postresponse.core.work import start_due, tell_due
 from postresponse.exceptions import BodyTooLarge, MessageOrderError, WrongApplication
 
 __all__ = ["FAILURES", "Step", "Steps", "commit_early", "finish", "refuse", "run_start_hooks", "settle"]
@@ -243,6 +243,7 @@ def _runs_again(exchange: DrivenExchange) -> bool:
     if exchange._again:
         exchange._silenced = True
         logger.info("%s: attempt %s failed and is run again", exchange.route, exchange.attempt)
+        tell_due(exchange)
     return exchange._again
 
 
@@ -371,6 +372,7 @@ def _report(exchange: DrivenExchange) -> Steps[None]:
         )
     if exchange._expects_work:
         exchange._told = outcome
+        tell_due(exchange)
         start_due(exchange, outcome)
 
 

@@ -8,7 +8,7 @@ from postresponse.core.lifecycle import Ending, Outcome, UnitState
 from postresponse.core.log import logger
 from postresponse.exceptions import ConfigurationError
 
-__all__ = ["CONDITIONS", "Condition", "When", "Work", "condition_of", "start_due"]
+__all__ = ["CONDITIONS", "Condition", "When", "Work", "condition_of", "start_due", "tell_due"]
 
 Condition: TypeAlias = Callable[[Outcome], object]
 When: TypeAlias = Literal["committed", "sent", "rolled_back", "aborted", "always"] | Condition
@@ -67,3 +67,14 @@ def start_due(exchange: Any, outcome: Outcome) -> None:
                 start(exchange, args)
         except Exception as error:
             logger.error("%s: work after the response could not start", exchange.route, exc_info=error)
+
+
+def tell_due(exchange: Any) -> None:
+    """Call what is told whatever becomes of the attempt, even if it is run again; each once."""
+    telling = exchange._telling
+    while telling:
+        try:
+            tell = telling.popleft()
+        except IndexError:  # another thread took it
+            return
+        tell()

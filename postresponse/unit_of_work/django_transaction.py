@@ -1,15 +1,18 @@
 """One transaction of Django's around one request: how it begins, what its statements tell, and how it ends."""
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.db import Error, connections, transaction
 
 from postresponse.core.log import logger
-from postresponse.exceptions import CommitRefused, UnitOfWorkError
+from postresponse.exceptions import CommitRefused, NoTransaction, UnitOfWorkError
 from postresponse.unit_of_work.django_commit import send_commit, ticket_on
 from postresponse.unit_of_work.in_doubt import run
 from postresponse.unit_of_work.severing import shut_down
@@ -31,9 +34,14 @@ class Unit:
         "_due",
         "_earlier_error",
         "_gave_up",
+        "_has_savepoints",
         "_holds",
+        "_is_sealed",
+        "_lock",
         "_not_begun",
+        "_thread_id",
         "_using",
+        "_writes",
         "_wrote",
         "committed",
         "statement_error",
@@ -52,8 +60,18 @@ class Unit:
         self._not_begun: Exception | None = None
         self._holds = False  # had written, and was still in the transaction behind the last statement
         self._gave_up = False
+        self._thread_id = 0
+        self._has_savepoints = False
+        self._is_sealed = False
+        self._lock = threading.Lock()
+        self._writes: list[tuple[Callable[[Any, list[Any]], object], Any]] = []
         self.committed: bool = False
         self.statement_error: BaseException | None = None
+
+    @property
+    def enlists_in(self) -> "Unit":
+        """What an outbox writes a message in."""
+        return self
 
     @property
     def touched(self) -> bool:
@@ -63,7 +81,7 @@ class Unit:
         """Begin, once; on the thread that the view's queries run on."""
         if not self._due:
             return
-        self._due = False
+        self._due, self._thread_id = False, threading.get_ident()
         connection, atomic = connections[self._using], transaction.atomic(self._using)
         try:
             atomic.__enter__()
@@ -86,8 +104,75 @@ class Unit:
         self.statement_error = worse_of(self.statement_error, self._not_begun)
         raise detached(self._not_begun)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was committed, rolled back or given up, or is being committed."""
+        return self._is_sealed or (not self._due and self._not_begun is None and self._atomic is None)
+
+    def write_now(self) -> Any:
+        """Return the connection, to whoever has to write at once what dies with a savepoint; else None.
+
+        That is a caller on its thread, and inside of an `atomic()` block of a view's own, or behind a savepoint of any
+        kind. What is still to be written was given before, and is written first where it may be.
+
+        Raises:
+            NoTransaction: The transaction has not begun.
+            Error: What it could not begin for.
+        """
+        if self._due:
+            raise NoTransaction(
+                f"the request's transaction on {self._using!r} has not begun: Django's handler begins it; call this in "
+                "a view or in one of Django's middlewares"
+            )
+        if self._not_begun is not None:
+            self._refuse()
+        if threading.get_ident() != self._thread_id:
+            return None
+        if self._is_outermost():
+            if not self._has_savepoints:
+                return None
+            self._write_all()
+        return self._connection
+
+    def write_last(self, write: Callable[[Any, list[Any]], object], item: Any) -> bool:
+        """Call *write* with the connection and *item* right before COMMIT, on its thread; False if it is too late.
+
+        Once for all items that are given it one after the other; before the next savepoint, if there is one. Not called
+        for a rollback. One that raises fails the commit.
+        """
+        with self._lock:  # given on any thread: none may come between what is written and the COMMIT
+            if not self._is_sealed:
+                self._writes.append((write, item))
+            return not self._is_sealed
+
+    def _is_outermost(self) -> bool:
+        return self._connection.atomic_blocks[-1] is self._atomic
+
+    def _write_all(self) -> None:
+        with self._lock:
+            writes, self._writes = self._writes, []
+        for write, given in groupby(writes, itemgetter(0)):
+            write(self._connection, [item for _, item in given])
+
+    def _on_savepoint(self) -> None:
+        """Write what does not die with the savepoint that is about to be made, and keeps its place before what does."""
+        self._has_savepoints = True
+        if self._is_outermost():
+            self._write_all()
+
+    @staticmethod
+    def around(connection: Any) -> "Unit | None":
+        """Return the one whose transaction *connection* is in; None if there is none."""
+        for wrapper in connection.execute_wrappers:
+            unit = getattr(wrapper, "__self__", None)
+            if isinstance(unit, Unit):
+                return unit
+        return None
+
     def _execute(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
         """Run a statement, as Django's execute wrappers do, and remember what it failed with."""
+        if isinstance(sql, str) and sql[:9].upper() == "SAVEPOINT" and self._atomic is not None:
+            self._on_savepoint()
         self._wrote = self._wrote or not (isinstance(sql, str) and only_reads(sql))
         try:
             result = execute(sql, params, many, context)
@@ -119,6 +204,8 @@ class Unit:
             shut_down(self._connection.connection)
 
     def _commit(self) -> None:
+        with self._lock:
+            self._is_sealed = True
         self._flush()
         if self._not_begun is not None:
             return
@@ -139,7 +226,7 @@ class Unit:
                 logger.error("the on_commit callback %r failed", callback, exc_info=error)
 
     def _flush(self) -> None:
-        """Refuse what cannot be committed; Django holds back no statement."""
+        """Refuse what cannot be committed, and write what is still to be written; Django holds back no statement."""
         if self._not_begun is not None:
             if self.statement_error is not None:
                 raise CommitRefused(
@@ -148,6 +235,7 @@ class Unit:
             return
         self._check_place()
         self._check_committable(self._connection)
+        self._write_all()
 
     def _roll_back(self) -> None:
         if self._atomic is None:
@@ -236,7 +324,7 @@ class Unit:
                 "inside it, or set_rollback(True) was called. Let the error out, put transaction.atomic() around the "
                 "statements that may fail, or call doom() to roll back on purpose"
             ) from error
-        if connection.atomic_blocks[-1] is not self._atomic:
+        if not self._is_outermost():
             raise CommitRefused(
                 f"a transaction.atomic() block on {self._using!r} is still open: a streaming body may not hold one "
                 "over its first part where the commit is at the head; give its view commit_policy('buffered')"

@@ -166,6 +166,11 @@ class _Unit(Generic[S]):
         return self._session
 
     @property
+    def enlists_in(self) -> S:
+        """What an outbox writes a message in."""
+        return self.session
+
+    @property
     def touched(self) -> bool:
         return self._session is not None and (self._wanted or self._session.in_transaction())
 

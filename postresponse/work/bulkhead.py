@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 from postresponse.exceptions import ConfigurationError, SupervisorClosed
-from postresponse.work.checks import check_seconds
+from postresponse.work.checks import check_count, check_seconds
 from postresponse.work.current import default_supervisor
 from postresponse.work.job import Job
 from postresponse.work.supervisor import TaskSupervisor
@@ -36,9 +36,7 @@ class BulkheadLimits:
 
     def __post_init__(self) -> None:
         for option, least in (("max_concurrency", 1), ("max_queue", 0)):
-            number = getattr(self, option)
-            if isinstance(number, bool) or not isinstance(number, int) or number < least:
-                raise ConfigurationError(f"{option}: expected a whole number from {least} on, found {number!r}")
+            check_count(option, getattr(self, option), least=least)
         if self.timeout is not None:
             check_seconds("timeout", self.timeout)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from postresponse.exceptions import ConfigurationError, NotAFunction
 
-__all__ = ["check_function", "check_seconds", "is_async", "name_of"]
+__all__ = ["check_count", "check_function", "check_seconds", "is_async", "name_of"]
 
 
 def check_function(call: str, fn: Any) -> None:
@@ -25,6 +25,17 @@ def check_function(call: str, fn: Any) -> None:
             "arguments behind it"
         )
     raise NotAFunction(f"{call}: expected a function, found {fn!r}")
+
+
+def check_count(option: str, number: Any, *, least: int = 1) -> int:
+    """Return *number*.
+
+    Raises:
+        ConfigurationError: It is no whole number, or below *least*.
+    """
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
+        raise ConfigurationError(f"{option}: expected a whole number from {least} on, found {number!r}")
+    return number
 
 
 def check_seconds(option: str, seconds: Any, *, least: float | None = None) -> float:

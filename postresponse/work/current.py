@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from postresponse.core.current import current, current_exchange
 from postresponse.core.exchange import Exchange
-from postresponse.core.work import CONDITIONS, When, condition_of
+from postresponse.core.work import When, condition_of
 from postresponse.exceptions import ConfigurationError
 from postresponse.work.checks import check_function
 from postresponse.work.job import Job
@@ -86,9 +86,7 @@ def after_response(
     if not callable(fn):
         check_function("after_response()", fn)
     exchange = current_exchange()
-    condition = CONDITIONS.get(when) if type(when) is str else None
-    if condition is None:
-        condition = condition_of(when)
+    condition = condition_of(when)
     supervisor = supervisor_of(exchange)
     bounds = (None, None) if bulkhead is None and timeout is None else supervisor._bounds(bulkhead, timeout)
     exchange._register((condition, supervisor._start_due, (fn, args, copy_context(), *bounds, name)))

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from postresponse.exceptions import SupervisorClosed
+from postresponse.work import green
 
 if TYPE_CHECKING:
     import asyncio
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from postresponse.work.asyncio_task import JobTask
 
-__all__ = ["AsyncioHome", "Home", "OwnLoop", "TrioHome", "here", "of", "wait_for"]
+__all__ = ["AsyncioHome", "Home", "OwnLoop", "TrioHome", "here", "of", "trio_token", "wait_for"]
 
 
 class Home(Protocol):
@@ -43,6 +44,9 @@ class Home(Protocol):
 
     def call_later(self, seconds: float, call: Callable[[], object]) -> Callable[[], None]:
         """Call on the loop's thread after so many *seconds*; return what calls it off."""
+
+    def time(self) -> float:
+        """Return the time of the loop's clock, on its thread."""
 
 
 class AsyncioHome:
@@ -77,6 +81,9 @@ class AsyncioHome:
         self.call_soon(lambda: handle.append(self.loop.call_later(seconds, call)))
         return lambda: self._call_off(handle)
 
+    def time(self) -> float:
+        return self.loop.time()
+
     def _call_off(self, handle: "list[asyncio.TimerHandle]") -> None:
         with suppress(SupervisorClosed):
             self.call_soon(lambda: handle[0].cancel())
@@ -98,7 +105,7 @@ class TrioHome:
         self.loop: trio.lowlevel.TrioToken = loop
 
     def is_here(self) -> bool:
-        return _trio_token() is self.loop
+        return trio_token() is self.loop
 
     def is_over(self) -> bool:
         try:
@@ -116,9 +123,14 @@ class TrioHome:
 
     def spawn(self, job: Any, work: Coroutine[Any, Any, None]) -> Any:
         trio = sys.modules["trio"]
-        scope = trio.CancelScope()
+        scope, began, last_began = trio.CancelScope(), trio.Event(), _last_began()
+        before = last_began.get(None)
+        last_began.set(began)
 
         async def scoped() -> None:
+            if before is not None and not before.is_set():  # trio begins what is due in any order
+                await before.wait()
+            began.set()
             with scope:
                 await work
 
@@ -140,12 +152,22 @@ class TrioHome:
             self.call_soon(trio.lowlevel.spawn_system_task, later)
         return lambda: self._call_off(scope)
 
+    def time(self) -> float:
+        return sys.modules["trio"].current_time()  # type: ignore[no-any-return]
+
     def _call_off(self, scope: "trio.CancelScope") -> None:
         with suppress(SupervisorClosed):
             self.call_soon(scope.cancel)
 
 
-def _trio_token() -> Any:
+@functools.cache
+def _last_began() -> "trio.lowlevel.RunVar[trio.Event | None]":
+    """Of each run, what is set once the job that was spawned last has begun."""
+    return sys.modules["trio"].lowlevel.RunVar("postresponse: the last job")  # type: ignore[no-any-return]
+
+
+def trio_token() -> Any:
+    """The run of trio's that the caller is in, or None."""
     trio = sys.modules.get("trio")
     if trio is None or not trio.lowlevel.in_trio_run():
         return None
@@ -165,7 +187,7 @@ def here() -> AsyncioHome | TrioHome | None:
     loop = None if asyncio is None else asyncio._get_running_loop()
     if loop is not None:
         return AsyncioHome(loop)
-    token = _trio_token()
+    token = trio_token()
     return None if token is None else TrioHome(token)
 
 
@@ -200,13 +222,8 @@ class OwnLoop:
         """Return it, running."""
         with self._lock:
             if self._home is None:
-                import asyncio
-
-                loop = asyncio.new_event_loop()
-                started = threading.Event()
-                loop.call_soon(started.set)
-                threading.Thread(target=_run, args=(loop,), name=f"{self._name} loop", daemon=True).start()
-                started.wait()
+                loop, start = _new_loop()
+                start(_run, (loop, f"{self._name} loop"))
                 self._home = AsyncioHome(loop)
             return self._home
 
@@ -218,9 +235,29 @@ class OwnLoop:
             home.loop.call_soon_threadsafe(home.loop.stop)
 
 
-def _run(loop: "asyncio.AbstractEventLoop") -> None:
+def _new_loop() -> "tuple[asyncio.AbstractEventLoop, Callable[..., object]]":
+    """Make an event loop, and what starts its thread.
+
+    Where gevent has made greenlets of all threads it is a real one, with the selector that gevent took away: whoever
+    shares a real thread with a loop of asyncio's that waits is taken by asyncio to run on it.
+    """
     import asyncio
 
+    real = green.real_thread()
+    if real is None:
+        return asyncio.new_event_loop(), _start_thread
+    start, selector = real
+    return asyncio.SelectorEventLoop(selector), start
+
+
+def _start_thread(run: Callable[..., object], args: tuple[Any, ...]) -> None:
+    threading.Thread(target=run, args=args, daemon=True).start()
+
+
+def _run(loop: "asyncio.AbstractEventLoop", name: str) -> None:
+    import asyncio
+
+    threading.current_thread().name = name
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()

@@ -1,10 +1,9 @@
 """Values that are asked for again and again, and only those that are new."""
 
-import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Final, TypeVar
 
-from postresponse.work.checks import check_function, check_seconds
+from postresponse.work.checks import check_function, check_seconds, is_async
 
 __all__ = ["distinct_until_changed", "poll"]
 
@@ -35,7 +34,7 @@ async def _polled(fn: Callable[..., Any], args: tuple[Any, ...], seconds: float)
 
     due = current_time()
     while True:
-        if inspect.iscoroutinefunction(fn):
+        if is_async(fn):
             yield await fn(*args)
         else:
             yield await to_thread.run_sync(fn, *args)

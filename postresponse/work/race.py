@@ -6,7 +6,6 @@ from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 from postresponse.core.current import current
-from postresponse.core.work import CONDITIONS
 from postresponse.exceptions import NotAccepted, WrongThread
 from postresponse.work import homes
 from postresponse.work.checks import check_function, check_seconds
@@ -178,11 +177,11 @@ class _Race:
             kept, self._errors = self._errors, {}
         errors = [(job, error) for job, error in kept.items() if not isinstance(error, NotAccepted | CancelledError)]
 
-        def report(*_: object) -> None:
+        def report() -> None:
             for job, error in errors:
                 job._supervisor._report(job, error)
 
         if errors and self._exchange is not None:
-            self._exchange._register((CONDITIONS["always"], report, None))
+            self._exchange._tell_behind(report)
         else:
             report()

@@ -5,31 +5,42 @@ import functools
 import inspect
 import math
 import os
+import sys
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context, copy_context
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from postresponse.core.current import current
 from postresponse.core.exchange import Exchange
 from postresponse.core.log import logger
 from postresponse.exceptions import ConfigurationError, SupervisorClosed, TooManyTasks, WrongThread
 from postresponse.work import homes
-from postresponse.work.checks import check_function, check_seconds, is_async, name_of
+from postresponse.work.checks import check_count, check_function, check_seconds, is_async, name_of
 from postresponse.work.gate import Gate
-from postresponse.work.job import PENDING, RUNNING, Job, JobState
+from postresponse.work.job import Job, JobState
+from postresponse.work.running import Running
 from postresponse.work.threads import Strand, Threads
 
-__all__ = ["TaskSupervisor"]
+__all__ = ["Service", "TaskSupervisor"]
 
-FAILURES: Final = (Exception, SystemExit)
 CLEAN_UP: Final = 1.0
 """Seconds that cancelled work has for its `finally` when the supervisor closes."""
 
 
-class TaskSupervisor:
+class Service(Protocol):
+    """What runs as long as a supervisor is open: a job that would never end by itself."""
+
+    def opened(self) -> None:
+        """Begin, unless it runs."""
+
+    def closing(self) -> None:
+        """End soon."""
+
+
+class TaskSupervisor(Running):
     """Carries work that accompanies or outlives a response: each piece alone, in this process, best effort.
 
     Async functions run on the application's own event loop under ASGI, and on one loop of the supervisor's under WSGI
@@ -57,21 +68,20 @@ class TaskSupervisor:
         on_error: Callable[[Job[Any], BaseException], object] | None = None,
         on_dropped: Callable[[Job[Any]], object] | None = None,
     ) -> None:
-        if isinstance(max_threads, bool) or not isinstance(max_threads, int) or max_threads < 1:
-            raise ConfigurationError(f"max_threads: expected a number from 1 on, found {max_threads!r}")
         for option, callback in (("on_error", on_error), ("on_dropped", on_dropped)):
             if callback is not None:
                 check_function(option, callback)
                 if inspect.iscoroutinefunction(callback):
                     raise ConfigurationError(f"{option}: expected a plain function, found an async one: {callback!r}")
         self.name: str = name
-        self._max_threads = max_threads
+        self._max_threads = check_count("max_threads", max_threads)
         self._grace = check_seconds("grace", grace, least=0.0)
         self._on_error = on_error
         self._on_dropped = on_dropped
         self._gates: dict[str, Gate[Job[Any]]] = {}
         self._timeouts: dict[str, float | None] = {}
         self._users = 0
+        self._services: list[Service] = []
         self._begin_anew()
         _supervisors.add(self)
 
@@ -81,7 +91,7 @@ class TaskSupervisor:
         self._threads = Threads(self._max_threads, self.name)
         self._own_loop = homes.OwnLoop(self.name)
         self._live: set[Job[Any]] = set()
-        self._closed = False
+        self._closed = self._used = False
         self._looked_at = -math.inf
         self._when_empty: list[Callable[[], object]] = []
         for name, gate in self._gates.items():
@@ -125,13 +135,16 @@ class TaskSupervisor:
         name: str | None = None,
         *,
         reported: bool = True,
+        within: bool = False,
     ) -> Job[Any]:
+        """Start it; *within* a piece of work that runs it may begin while that is waited for, behind the close too."""
         exchange = current.get()
         route = ""
         if exchange is not None:
             exchange._expect_work()  # of what is started now, which may register more
             route = exchange.route
-        return self._submit(exchange, fn, args, copy_context(), gate, timeout, name, route, reported=reported)
+        context = copy_context()
+        return self._submit(exchange, fn, args, context, gate, timeout, name, route, reported=reported, within=within)
 
     def _add_gate(self, name: str, limits: Any) -> None:
         """Make a bound, or find the one of that name.
@@ -186,7 +199,10 @@ class TaskSupervisor:
         *,
         in_order: bool = False,
         reported: bool = True,
+        within: bool = False,
     ) -> Job[Any]:
+        if self._closed and not within:
+            raise self._too_late(name or name_of(fn))
         job: Job[Any] = Job(self, fn, args, context, name or name_of(fn))
         job.route = route
         if not reported:
@@ -196,10 +212,15 @@ class TaskSupervisor:
         elif exchange is None:
             job._origin = homes.here()
         self._live.add(job)
+        if not self._used:
+            self._used = True
+            _close_at_exit()
         starts = True
-        if self._closed:  # looked at behind that: whoever closes sees it, or it sees that it comes too late
+        if (
+            self._closed and not within
+        ):  # looked at behind that: whoever closes sees it, or it sees that it comes too late
             self._live.discard(job)
-            raise SupervisorClosed(f"{job.name} comes too late: the supervisor {self.name!r} is closed")
+            raise self._too_late(job.name)
         if gate is not None:
             starts = self._enter(gate, job)
         if timeout is not None:
@@ -213,6 +234,9 @@ class TaskSupervisor:
                 )
             self._start(job, strand)
         return job
+
+    def _too_late(self, name: str) -> SupervisorClosed:
+        return SupervisorClosed(f"{name} comes too late: the supervisor {self.name!r} is closed")
 
     def _enter(self, gate: Gate[Job[Any]], job: Job[Any]) -> bool:
         """Let *job* take a slot, or wait for one; False if it waits, or was started meanwhile."""
@@ -243,12 +267,6 @@ class TaskSupervisor:
             self._lose(job)
         return bool(lost)
 
-    def _lose(self, job: Job[Any]) -> None:
-        """It will never go on."""
-        self._drop(job)
-        self._withdraw(job)
-        self._gone(job)
-
     def _start_due(self, exchange: Exchange, work: tuple[Any, ...]) -> None:
         """Start what was registered for the end of its response."""
         fn, args, context, gate, timeout, name = work
@@ -259,234 +277,19 @@ class TaskSupervisor:
             job.route = exchange.route
             self._drop(job, str(error))
 
-    def _home_of(self, exchange: Exchange | None) -> Any:
-        """The event loop for async work: the application's, else the one that runs here, else our own."""
-        if exchange is None:
-            return homes.here() or self._own_loop.get()
-        return homes.of(exchange._loop) or self._own_loop.get()
-
-    def _start(self, job: Job[Any], strand: Strand | None = None) -> None:
-        home = job._home
-        try:
-            if home is None:
-                if strand is None:
-                    self._threads.put(functools.partial(self._run_sync, job))
-                else:
-                    job._strand = strand
-                    strand.put(job)
-            elif home.is_here():
-                self._spawn(job)
-            else:
-                home.call_soon(self._spawn, job)
-        except (SupervisorClosed, RuntimeError) as error:  # the loop is closed; or no thread can be started any more
-            logger.debug("the job %s cannot start", job, exc_info=error)
-            self._lose(job)
-
-    # -- running ------------------------------------------------------------------------------------------------------
-
-    def _spawn(self, job: Job[Any]) -> None:
-        job._task = job._home.spawn(job, self._run_async(job))
-
-    def _began(self, job: Job[Any]) -> bool:
-        """Take down that it runs; False if it ended before.
-
-        All that becomes of an async job happens on its own loop, and needs no lock.
-        """
-        if job._home is not None:
-            if job._ending is None:
-                job._state = RUNNING
-            return job._ending is None
-        with self._lock:
-            if job._ending is None:
-                job._state = RUNNING
-            return job._ending is None
-
-    async def _run_async(self, job: Job[Any], given: Coroutine[Any, Any, Any] | None = None) -> None:
-        try:
-            if self._began(job):
-                result = await (job._fn(*job._args) if given is None else given)
-                job._end(JobState.DONE, result)
-        except BaseException as error:
-            self._failed(job, error)
-            if not isinstance(error, FAILURES) and job._asked is not None:
-                raise  # it was cancelled
-            if isinstance(error, KeyboardInterrupt):
-                raise
-        finally:
-            job._task = None
-            self._gone(job)
-
-    def _run_sync(self, job: Job[Any]) -> None:
-        if self._began(job):
-            try:
-                result = job._context.run(job._fn, *job._args)
-            except BaseException as error:  # noqa: BLE001 (reported)
-                self._failed(job, error)
-            else:
-                if inspect.iscoroutine(result):  # a plain function that returns one, as some decorators make them
-                    self._go_on(job, result)
-                    return
-                job._end(JobState.DONE, result)
-        self._gone(job)
-
-    def _go_on(self, job: Job[Any], result: Coroutine[Any, Any, Any]) -> None:
-        """Await what a plain function returned where async work runs."""
-        job._state = PENDING
-        job._home = job._origin or self._home_of(job._context.get(current))
-
-        def spawn() -> None:
-            job._task = job._home.spawn(job, self._run_async(job, result))
-
-        try:
-            job._home.call_soon(spawn)
-        except SupervisorClosed:
-            result.close()
-            self._lose(job)
-
-    def _failed(self, job: Job[Any], error: BaseException) -> None:
-        """Take down what it raised, and report it."""
-        if isinstance(error, (*FAILURES, KeyboardInterrupt)):
-            self._report_failed(job, JobState.FAILED, error)
-        elif job._asked is JobState.TIMED_OUT:
-            self._report_failed(job, JobState.TIMED_OUT, job._late)
-        elif job._asked is JobState.CANCELLED:
-            job._end(JobState.CANCELLED)
-        elif job._asked is JobState.DROPPED or isinstance(error, GeneratorExit):
-            self._drop(job)
-        else:
-            cancelled = RuntimeError(f"{job.name} raised {type(error).__name__}, and nobody had cancelled it")
-            cancelled.__cause__ = error
-            self._report_failed(job, JobState.FAILED, cancelled)
-
-    def _report_failed(self, job: Job[Any], state: JobState, error: BaseException | None) -> None:
-        if job._end(state, error=error) and error is not None and job._reported:
-            self._report(job, error)
-
-    def _report(self, job: Job[Any], error: BaseException) -> None:
-        """Report it, once."""
-        logger.error("the job %s failed", job, exc_info=error)
-        if self._on_error is not None:
-            try:
-                self._on_error(job, error)
-            except FAILURES as failed:
-                if failed.__context__ is None:
-                    failed.__context__ = error
-                logger.error("on_error failed for the job %s", job, exc_info=failed)
-
-    def _gone(self, job: Job[Any]) -> None:
-        """It has really ended: its slot is another's."""
-        try:
-            self._live.remove(job)
-        except KeyError:
-            return
-        if job._timer is not None:
-            timer, job._timer = job._timer, None
-            timer()
-        job._fn = job._context = None
-        job._args = ()
-        if job._gate is not None:
-            with self._lock:
-                following = job._gate.leave()
-            for each in following:
-                self._start(each)
-        if self._when_empty and not self._live:
-            with self._lock:
-                told, self._when_empty = self._when_empty, []
-            for tell in told:
-                tell()
-
-    # -- ending before its time ---------------------------------------------------------------------------------------
-
-    def _expire(self, job: Job[Any], seconds: float) -> None:
-        """It was not done in time."""
-        job._timer = None
-        job._late = TimeoutError(f"{job.name} was not done in {seconds:g} s")
-        if job._state == RUNNING and job._home is not None:
-            self._ask(job, JobState.TIMED_OUT)
-            return
-        strand = job._strand if job._state == RUNNING else None
-        self._report_failed(job, JobState.TIMED_OUT, job._late)
-        if strand is not None:
-            strand.overtake()
-        self._withdraw(job)
-
-    def _cancel(self, job: Job[Any]) -> bool:
-        if job._ending is not None:
-            return False
-        if job._home is not None:
-            return self._ask(job, JobState.CANCELLED)
-        if not job._end(JobState.CANCELLED, unless_running=True):
-            return False
-        self._withdraw(job)
-        return True
-
-    def _ask(self, job: Job[Any], state: JobState) -> bool:
-        """Cancel an async job, on its own loop, so that it ends as *state*; False if that is closed."""
-        try:
-            if job._home.is_here():
-                self._cancel_here(job, state)
-            else:
-                job._home.call_soon(self._cancel_here, job, state)
-        except SupervisorClosed:
-            return False
-        return True
-
-    def _cancel_here(self, job: Job[Any], state: JobState) -> None:
-        if job._ending is not None:
-            return
-        job._asked = job._asked or state
-        if job._state == RUNNING:
-            job._task.cancel()
-        else:
-            self._end_unstarted(job)
-
-    def _end_unstarted(self, job: Job[Any]) -> None:
-        """End an async job, as it was asked, that has not begun."""
-        if job._asked is JobState.DROPPED:
-            self._drop(job)
-        else:
-            job._end(JobState.CANCELLED)
-        self._withdraw(job)
-
-    def _task_cancelled(self, job: Job[Any]) -> None:
-        """Somebody cancels its task: we, or whoever cancels all that there are."""
-        job._asked = job._asked or JobState.DROPPED
-        if job._state == PENDING:
-            self._end_unstarted(job)
-            self._gone(job)
-
-    def _withdraw(self, job: Job[Any]) -> None:
-        """It ended before it had begun: its place in the queue is free; where it has a slot, that is when it is met."""
-        with self._lock:
-            waited = job._gate is not None and job._gate.give_up(job)
-            if waited:
-                job._gate = None
-        if waited:
-            self._gone(job)
-
-    def _drop(self, job: Job[Any], why: str = "its supervisor, or its event loop, ended before it") -> None:
-        """It is lost, and that is told."""
-        if not job._end(JobState.DROPPED):
-            return
-        logger.error("the job %s is lost: %s", job, why)
-        if self._on_dropped is not None:
-            try:
-                self._on_dropped(job)
-            except FAILURES as failed:
-                logger.error("on_dropped failed for the job %s", job, exc_info=failed)
-
     # -- closing ------------------------------------------------------------------------------------------------------
-
-    def jobs(self) -> list[Job[Any]]:
-        """Return all jobs that wait or run, the oldest first; those that are late too, as long as their thread runs."""
-        with self._lock:
-            return sorted(self._live.copy(), key=lambda job: job.submitted)
 
     def open(self) -> None:
         """Take work, again after a close; each `open` wants a `close` of its own, and only the last one closes."""
         with self._lock:
             self._users += 1
             self._closed = False
+        for service in self._services:
+            service.opened()
+
+    def attach(self, service: Service) -> None:
+        """Have *service* begin whenever this opens, and end before what runs is waited for."""
+        self._services.append(service)
 
     def close(self, grace: float | None = None) -> Sequence[Job[Any]]:
         """Refuse new work, wait for what runs, cancel what is left then, and tell what is lost.
@@ -537,6 +340,9 @@ class TaskSupervisor:
                 return None
             self._users = 0
             self._closed = True
+        for service in self._services:
+            service.closing()
+        with self._lock:
             return sorted(self._live.copy(), key=lambda job: job.submitted)
 
     def _phases(self, live: list[Job[Any]], grace: float) -> Iterator[float]:
@@ -593,6 +399,13 @@ def _at_exit() -> None:
 def _after_fork() -> None:
     for supervisor in list(_supervisors):
         supervisor._begin_anew()
+
+
+def _close_at_exit() -> None:
+    """Have a child of multiprocessing, which leaves out `atexit`, close its supervisors when it ends."""
+    multiprocessing = sys.modules.get("multiprocessing.util")  # which a child of it has loaded
+    if multiprocessing is not None and sys.modules["multiprocessing"].parent_process() is not None:
+        multiprocessing.Finalize(None, _at_exit, exitpriority=0)
 
 
 atexit.register(_at_exit)

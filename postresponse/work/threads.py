@@ -1,13 +1,25 @@
 """Threads that stay: sync work is handed to one that is idle, and no thread is made for each piece of it."""
 
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
 from queue import Empty, SimpleQueue
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
-__all__ = ["Strand", "Threads"]
+from postresponse.exceptions import SupervisorClosed
+from postresponse.work import homes
+from postresponse.work.green import handed_over
 
+__all__ = ["Strand", "Threads", "on_thread"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Work = Callable[[], Callable[[], object] | None]
 END: Final = None
 
 
@@ -23,12 +35,17 @@ class Threads:
         self._limit = limit
         self._name = name
         self._lock = threading.Lock()
-        self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._idle = 0
         self._count = 0
 
-    def put(self, work: Callable[[], object]) -> None:
-        """Call *work*, which raises nothing, on a thread; first come, first served."""
+    def put(self, work: Work) -> None:
+        """Call *work*, which raises nothing, on a thread; first come, first served.
+
+        What it returns is called in the end, once the thread counts as idle: to tell who may have more work at once.
+        """
+        if handed_over(self.put, work):
+            return
         with self._lock:
             # First, or a thread that starts meanwhile finds nothing, and counts as idle while it runs this.
             self._queue.put(work)
@@ -47,19 +64,28 @@ class Threads:
             self._queue = SimpleQueue()
 
     def _run(self) -> None:
-        queue = self._queue
+        queue, is_idle = self._queue, False
         while True:
             try:
                 work = queue.get_nowait()
             except Empty:
-                with self._lock:
-                    if queue is self._queue:
-                        self._idle += 1
+                if not is_idle:
+                    self._count_idle(queue)
                 work = queue.get()
             if work is END:
                 return
-            work()
+            tell = work()
             del work
+            is_idle = tell is not None
+            if tell is not None:
+                self._count_idle(queue)
+                tell()
+                del tell
+
+    def _count_idle(self, queue: SimpleQueue[Work | None]) -> None:
+        with self._lock:
+            if queue is self._queue:
+                self._idle += 1
 
 
 class Strand:
@@ -95,3 +121,56 @@ class Strand:
                     return
                 job = self._waiting.popleft()
             self._run(job)
+
+
+async def on_thread(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what *fn* returns, called on a thread in a copy of the caller's context.
+
+    If the caller is cancelled meanwhile the call is left behind, and does not keep the process from ending; one that
+    has not begun is not made. How many go on at once is the caller's to bound.
+    """
+    from anyio import Event
+    from anyio.lowlevel import checkpoint_if_cancelled
+
+    await checkpoint_if_cancelled()
+    home = homes.here()
+    assert home is not None
+    context, ended, is_wanted = copy_context(), Event(), True
+    result: Any = None
+    error: BaseException | None = None
+
+    def call() -> Callable[[], None] | None:
+        nonlocal result, error
+        if not is_wanted:
+            return None
+        try:
+            result = context.run(fn, *args, **kwargs)
+        except BaseException as raised:  # noqa: BLE001 (raised to who waits)
+            error = raised
+        return tell
+
+    def tell() -> None:
+        with suppress(SupervisorClosed):  # then nobody waits any more
+            home.call_soon(ended.set)
+
+    _threads.put(call)
+    try:
+        await ended.wait()
+    finally:
+        is_wanted = False
+    if error is not None:
+        try:
+            raise error
+        finally:
+            error = None  # whose traceback has this frame
+    return result  # type: ignore[no-any-return]
+
+
+def _begin_anew() -> None:
+    """Have no threads, in a process that has just begun."""
+    global _threads
+    _threads = Threads(sys.maxsize, "postresponse call")
+
+
+_threads = Threads(sys.maxsize, "postresponse call")
+os.register_at_fork(after_in_child=_begin_anew)

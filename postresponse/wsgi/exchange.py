@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from time import monotonic_ns
 from typing import Any, Final
 
+from postresponse.connection import socket_drained
 from postresponse.core.at_once import open_at_once, settle_at_once
 from postresponse.core.current import current
 from postresponse.core.driven import DrivenExchange
@@ -23,12 +24,12 @@ from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
 from postresponse.core.log import logger
 from postresponse.core.policy import Retry, never_ends
 from postresponse.core.settlement import finish, refuse, run_start_hooks, settle
-from postresponse.drained import socket_drained
 from postresponse.error_response import ErrorResponse, default_error_response, emptied, sendable, wsgi_response
 from postresponse.exceptions import WrongApplication
 from postresponse.held import HeldBody
 from postresponse.performing import perform, run_at_once
 from postresponse.wsgi.body import SizedBody, body_of
+from postresponse.wsgi.files import is_file, watch_close
 from postresponse.wsgi.heads import code_of, content_type_of, status_line
 from postresponse.wsgi.recorded_input import RecordedInput
 
@@ -130,7 +131,7 @@ class WSGIExchange(DrivenExchange):
         if type(body) is list:
             if self._state is SENDING and self._held is None:
                 return self._passed_list(body)
-        elif not self._is_file(body):
+        elif not is_file(self._scope, body):
             _check_body(body)
         self._inner = body
         if self._state is State.REPLACED:
@@ -161,7 +162,7 @@ class WSGIExchange(DrivenExchange):
             if not self._reach(BODY if any(body) else FINAL):
                 return self._replaced()
             return self._passed_list(body) if type(body) is list and self._held is None else self._passed(body, body)
-        if self._is_file(body):
+        if is_file(self._scope, body):
             return self._passed(body, body) if self._reach(FINAL) else self._replaced()
         chunks = iter(body)
         for chunk in chunks:
@@ -257,7 +258,7 @@ class WSGIExchange(DrivenExchange):
     def _with_length(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """Add Content-Length to a body that is held whole, unless it needs none or is a file."""
         names = {name.lower() for name, _ in headers}
-        if self._needs_no_body or self._is_file(self._inner) or names & {"content-length", "transfer-encoding"}:
+        if self._needs_no_body or is_file(self._scope, self._inner) or names & {"content-length", "transfer-encoding"}:
             return headers
         return [*headers, ("Content-Length", str(self._held.size if self._held is not None else 0))]
 
@@ -271,7 +272,7 @@ class WSGIExchange(DrivenExchange):
         if self._held is not None:
             length = self._held.chunks if rest == () and not self._held.spilled else None
             return body_of(self, body, itertools.chain(self._held.take(), rest), length)
-        if self._is_file(body):
+        if is_file(self._scope, body):
             return self._watched_file(body)
         return body_of(self, body, rest, len(body) if rest is body and hasattr(body, "__len__") else None)
 
@@ -283,24 +284,9 @@ class WSGIExchange(DrivenExchange):
             return body
         return SizedBody(self, body, body, len(body))
 
-    def _is_file(self, body: Any) -> bool:
-        wrapper = self._scope.get("wsgi.file_wrapper")
-        return isinstance(wrapper, type) and isinstance(body, wrapper)
-
     def _watched_file(self, body: Any) -> Iterable[bytes]:
         """Return the server's own file wrapper, which it may send by sendfile, its `close` watched."""
-        close = getattr(body, "close", None)
-        closed = False
-
-        def watched() -> None:
-            nonlocal closed
-            if not closed:
-                closed = True
-                self._closed(sys.exc_info()[1], close)
-
-        try:
-            body.close = watched
-        except AttributeError:
+        if not watch_close(body, lambda close: self._closed(sys.exc_info()[1], close)):
             return body_of(self, body, body, None)
         self._counted = False
         return body  # type: ignore[no-any-return]

@@ -62,7 +62,7 @@ class PostResponseMiddleware:
         cleanup_timeout: float = 5.0,
         supervisor: TaskSupervisor | None = None,
     ) -> None:
-        check_application(app, 2)
+        check_application(app, 2, twin="postresponse.asgi.PostResponseMiddleware")
         self.app = app
         self._settings = Settings.of(
             is_async=False,

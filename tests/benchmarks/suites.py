@@ -8,7 +8,20 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final
 
-from tests.benchmarks import asgi, asgi_contenders, growth, holding, imports, wsgi, wsgi_contenders
+from tests.benchmarks import (
+    asgi,
+    asgi_contenders,
+    flows,
+    growth,
+    holding,
+    imports,
+    outbox,
+    relaying,
+    streams,
+    work,
+    wsgi,
+    wsgi_contenders,
+)
 from tests.benchmarks.runner import Case, Contender, Suite
 from tests.benchmarks.wire import WireSubject
 
@@ -98,9 +111,23 @@ SUITES: Final = (
     Suite("wire", "Over the wire, uvicorn, CPU a request", wire, block=2, rounds=0.5),
     Suite("holding", "Holding a body, CPU", held, rounds=0.5),
     Suite("import", "Import, CPU", imported, rounds=0.5),
+    Suite("after-response", "Work after the response, CPU", work.after),
+    Suite("bulkhead", "Bounded work, CPU", work.bulkheads),
+    Suite("flow", "A flow, CPU", flows.flows, block=0.5),
+    Suite("stream", "Streams, CPU", streams.passed),
+    Suite("outbox-one", "Outbox, one message in a unit of work", outbox.one, block=5, rounds=0.5),
+    Suite("outbox-many", "Outbox, 100 messages in a transaction", outbox.many, block=5, rounds=0.5),
+    Suite("relay", "Relay, claim and acknowledge 100", outbox.relaying, block=5, rounds=0.5),
+    Suite("relay-rabbitmq", "Relay to RabbitMQ, confirmed, time", relaying.to_rabbitmq, block=2, rounds=0.5),
+    Suite("relay-redis", "Relay to Redis, time", relaying.to_redis, block=2, rounds=0.5),
     Suite("growth-asgi-chunks", "ASGI, cost by chunks", growth.asgi_chunks, block=0.5, rounds=0.5, axis="chunks"),
     Suite("growth-wsgi-chunks", "WSGI, cost by chunks", growth.wsgi_chunks, block=0.5, rounds=0.5, axis="chunks"),
     Suite("growth-asgi-hooks", "ASGI, cost by hooks", growth.asgi_hooks, block=0.5, rounds=0.5, axis="hooks"),
     Suite("growth-wsgi-hooks", "WSGI, cost by hooks", growth.wsgi_hooks, block=0.5, rounds=0.5, axis="hooks"),
     Suite("growth-held", "Holding, cost by size", growth.held, rounds=0.3, axis="held"),
+    Suite("growth-batch", "Outbox, cost by messages", outbox.growth_batch, rounds=0.3, axis="messages"),
+    Suite("growth-backlog", "Relay, cost by backlog", outbox.growth_backlog, rounds=0.3, axis="backlog"),
+    Suite("growth-steps", "A flow, cost by steps", flows.growth_steps, block=0.5, rounds=0.5, axis="steps"),
+    Suite("growth-jobs", "Work after the response, cost by jobs", work.growth_jobs, rounds=0.5, axis="jobs"),
+    Suite("growth-lists", "Streams, cost by the size of a list", streams.growth_lists, rounds=0.5, axis="items"),
 )

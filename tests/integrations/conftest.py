@@ -1,13 +1,9 @@
 """A shop for each test, and Django, configured once a process."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from django.conf import settings
-from django.core.handlers import asgi
 from django.db import connections
 
 from tests.integrations.shop import Shop
@@ -27,12 +23,7 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The Django project of the units of work, with tables in its two files."""
-    if not settings.configured:
-        # Django 5.2 leaves the spooled body of a request that does not end well open; one in memory needs no closing.
-        asgi.tempfile = SimpleNamespace(SpooledTemporaryFile=lambda **options: io.BytesIO())
-        django_project.configure(tmp_path_factory.mktemp("django"))
-        for alias in ("default", "other"):
-            django_project.create_tables(alias)
+    django_project.configure_once(tmp_path_factory)
     yield
     connections.close_all()
 

@@ -31,8 +31,9 @@ from postresponse.exceptions import BodyTooLarge, CommitInDoubt, ConfigurationEr
 from postresponse.integrations.django import rendered_by
 from postresponse.unit_of_work.django import DjangoUnitOfWork
 from tests.fakes import Conflict, FakeUnits, run_asgi, run_wsgi
-from tests.servers.client import Client
+from tests.servers.client import Client, Connection
 from tests.servers.harness import KINDS, Server
+from tests.servers.site import eventually
 from tests.unit_of_work.django_project.databases import SQLite
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -669,3 +670,19 @@ def test_a_real_server_tells_the_client_and_keeps_the_connection(server: str, tm
             assert client.connections == 1
     finally:
         running.stop()
+
+
+def test_work_goes_on_behind_a_stream_that_django_cancels_since_its_client_left(tmp_path: Path) -> None:
+    running = Server(KINDS["uvicorn-h11"], "tests.integrations.sites.django_site:asgi", tmp_path, {})
+    running.start()
+    try:
+        with Connection(running.port) as connection:
+            connection.send("GET", "/stream")
+            while b"part" not in connection.socket.recv(10_000):
+                pass
+        eventually((tmp_path / "cancelled").exists, "Django has cancelled the stream")
+        eventually((tmp_path / "began").exists, "the work began")
+        eventually((tmp_path / "done").exists, "the work is done")
+    finally:
+        running.stop()
+    assert "Traceback" not in running.log()

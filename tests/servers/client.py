@@ -88,7 +88,11 @@ class Connection:
         if self.receive_buffer is not None:  # before connect: the window is agreed on there
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
         self.socket.settimeout(self.timeout)
-        self.socket.connect(("127.0.0.1", self.port))
+        try:
+            self.socket.connect(("127.0.0.1", self.port))
+        except OSError:
+            self.socket.close()
+            raise
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def __enter__(self) -> Self:

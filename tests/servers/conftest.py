@@ -19,17 +19,25 @@ class Sites:
         self._factory = factory
         self._resources = ExitStack()
         self._current: Site | None = None
+        self._tests = 0
 
     def get(self, spec: Spec) -> Site:
         """Return a running server."""
         if self._current is None or self._current.spec != spec or not self._current.server.alive():
             self.close()
             self._current = self._start(spec)
+        self._tests += 1
         return self._current
+
+    def fresh(self, spec: Spec) -> Site:
+        """Return the server that `get` returned, started anew if another test has had it."""
+        if self._tests > 1:
+            self.close()
+        return self.get(spec)
 
     def close(self) -> None:
         """Stop what runs."""
-        self._current = None
+        self._current, self._tests = None, 0
         self._resources.close()
 
     def _start(self, spec: Spec) -> Site:
@@ -57,8 +65,7 @@ def site(request: pytest.FixtureRequest, _sites: Sites) -> Site:
 @pytest.fixture
 def fresh_site(site: Site, _sites: Sites) -> Site:
     """The same server, started anew: its memory holds nothing of other tests."""
-    _sites.close()
-    return _sites.get(site.spec)
+    return _sites.fresh(site.spec)
 
 
 @pytest.fixture(scope="session")

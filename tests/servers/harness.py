@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+from tests.services.ports import free_port
 
 TESTS = Path(__file__).resolve().parents[1]
 THREADS = 20
@@ -34,7 +37,9 @@ class Kind:
         keeps_alive: Whether it serves a second request on a connection.
         concurrent: Whether it serves other connections while one request is being handled.
         swallows: Whether it takes a body of any length from the application while the client reads nothing.
+        reads_chunked: Whether it gives an application a request's body that comes in chunks.
         tells_late: Whether the rest of a body can be sent to nobody before it tells that the client left.
+        heeds_sigterm: Whether it handles SIGTERM; Python by itself ends the process at once.
     """
 
     name: str
@@ -44,7 +49,9 @@ class Kind:
     keeps_alive: bool = True
     concurrent: bool = True
     swallows: bool = False
+    reads_chunked: bool = True
     tells_late: bool = False
+    heeds_sigterm: bool = True
 
     def __str__(self) -> str:
         return self.name
@@ -58,10 +65,10 @@ def _uvicorn(parser: str) -> Command:
     return command
 
 
-def _hypercorn(worker: str) -> Command:
+def _hypercorn(worker: str, workers: int) -> Command:
     def command(target: str, port: int) -> Sequence[str]:
-        # No workers means: in this process. One would be another interpreter to wait for.
-        options = ["--workers", "0", "--worker-class", worker, "--graceful-timeout", "1"]
+        # No workers means: in this process. One is another interpreter to wait for, and heeds SIGTERM on trio too.
+        options = ["--workers", str(workers), "--worker-class", worker, "--graceful-timeout", "1"]
         return ["-m", "hypercorn", target, "--bind", f"127.0.0.1:{port}", *options]
 
     return command
@@ -77,7 +84,7 @@ def _granian(interface: str, *more: str) -> Command:
 
 def _gunicorn(worker: str, *more: str) -> Command:
     def command(target: str, port: int) -> Sequence[str]:
-        options = ["--workers", "1", "--worker-class", worker, "--graceful-timeout", "1", "--no-control-socket", *more]
+        options = ["--workers", "1", "--worker-class", worker, "--graceful-timeout", "3", "--no-control-socket", *more]
         return ["-m", "gunicorn", target, "--bind", f"127.0.0.1:{port}", "--keep-alive", "30", *options]
 
     return command
@@ -91,6 +98,16 @@ def _cheroot(target: str, port: int) -> Sequence[str]:
     return ["-m", "cheroot", target, "--bind", f"127.0.0.1:{port}", "--threads", str(THREADS)]
 
 
+def _uwsgi(target: str, port: int) -> Sequence[str]:
+    options = ["--http-socket", f"127.0.0.1:{port}", "--module", target, "--need-app", "--master"]
+    # SIGTERM lets requests end first: a worker that has one leaves out all that runs at exit.
+    options += ["--hook-master-start", "unix_signal:15 gracefully_kill_them_all"]
+    # Without threads of its own nothing would run beside a request, the package's threads included.
+    options += ["--enable-threads", "--processes", "1", "--threads", str(THREADS), "--worker-reload-mercy", "4"]
+    options += ["--add-header", "Connection: close"]  # which it does, and does not say
+    return ["-c", "import pyuwsgi, sys; pyuwsgi.run(sys.argv[1:])", *options]
+
+
 def _daphne(target: str, port: int) -> Sequence[str]:
     return ["-m", "daphne", "-b", "127.0.0.1", "-p", str(port), target]
 
@@ -100,18 +117,23 @@ KINDS: Mapping[str, Kind] = {
     for kind in (
         Kind("uvicorn-httptools", "asgi", _uvicorn("httptools")),
         Kind("uvicorn-h11", "asgi", _uvicorn("h11")),
-        Kind("hypercorn", "asgi", _hypercorn("asyncio")),
-        Kind("hypercorn-trio", "asgi", _hypercorn("trio"), loop="trio"),
+        Kind("hypercorn", "asgi", _hypercorn("asyncio", 0)),
+        Kind("hypercorn-trio", "asgi", _hypercorn("trio", 1), loop="trio"),
         Kind("granian-asgi", "asgi", _granian("asgi"), tells_late=True),
         Kind("gunicorn-asgi", "asgi", _gunicorn("asgi", "--asgi-disconnect-grace-period", "1")),
         Kind("daphne", "asgi", _daphne, swallows=True, tells_late=True),
         Kind("granian-wsgi", "wsgi", _granian("wsgi", "--blocking-threads", str(THREADS))),
         Kind("gunicorn-sync", "wsgi", _gunicorn("sync"), keeps_alive=False, concurrent=False),
         Kind("gunicorn-gthread", "wsgi", _gunicorn("gthread", "--threads", str(THREADS))),
-        Kind("waitress", "wsgi", _waitress),
-        Kind("cheroot", "wsgi", _cheroot),
+        Kind("gunicorn-gevent", "wsgi", _gunicorn("gevent")),
+        Kind("uwsgi", "wsgi", _uwsgi, keeps_alive=False, reads_chunked=False),
+        Kind("waitress", "wsgi", _waitress, heeds_sigterm=False),
+        Kind("cheroot", "wsgi", _cheroot, heeds_sigterm=False),
     )
 }
+
+GTHREAD_PRELOADED: Final = Kind("gunicorn-preload", "wsgi", _gunicorn("gthread", "--threads", "4", "--preload"))
+"""One that loads the application before it forks its worker."""
 
 
 class StartFailed(Exception):
@@ -142,7 +164,7 @@ class Server:
         Raises:
             StartFailed: If it ends before, or does not listen within *timeout* seconds.
         """
-        self.port = _free_port()
+        self.port = free_port()
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *self.kind.command(self._target, self.port)],
@@ -174,6 +196,12 @@ class Server:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    @property
+    def pid(self) -> int:
+        """The process that was started, whose children the workers may be."""
+        assert self._process is not None
+        return self._process.pid
+
     def alive(self) -> bool:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
@@ -198,12 +226,6 @@ class Server:
             "PYTHONUNBUFFERED": "1",
             **self._environment,
         }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _listens(port: int) -> bool:

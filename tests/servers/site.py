@@ -78,6 +78,7 @@ class Site:
             "POSTRESPONSE_TEST_GATES": str(self._gates),
             "POSTRESPONSE_TEST_RECORD": str(self._record),
             "POSTRESPONSE_TEST_LOOP": spec.kind.loop,
+            "POSTRESPONSE_TEST_SIGTERM": "" if spec.kind.heeds_sigterm else "as Ctrl-C",
         }
         self.server = Server(spec.kind, f"tests.servers.apps.{spec.kind.protocol}:app", folder, environment)
 

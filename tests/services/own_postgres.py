@@ -9,7 +9,6 @@ import getpass
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+
+from tests.services.ports import free_port
 
 OWNER = "postgres"
 USER = "app"
@@ -64,8 +65,7 @@ class Cluster:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.data = folder / "data"
         self.log = folder / "log"
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
+        self.port: int = free_port()
         self._run(
             "initdb", "--pgdata", self.data, "--username", OWNER, "--auth", "trust", "--no-sync", "--encoding=UTF8"
         )

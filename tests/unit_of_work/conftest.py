@@ -1,12 +1,8 @@
 """Databases that Django was told of, once a process."""
 
-import io
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
-from django.conf import settings
-from django.core.handlers import asgi
 from django.db import connections
 
 from tests.services import mariadb, own_postgres
@@ -38,12 +34,7 @@ def mixed(cluster: Cluster) -> Iterator[MixedShop]:
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Django, configured, with tables in its two files."""
-    if not settings.configured:  # the tests of the integration may have done it
-        # Django 5.2 leaves the spooled body of a request that does not end well open; one in memory needs no closing.
-        asgi.tempfile = SimpleNamespace(SpooledTemporaryFile=lambda **options: io.BytesIO())
-        django_project.configure(tmp_path_factory.mktemp("django"))
-        for alias in ("default", "other"):
-            django_project.create_tables(alias)
+    django_project.configure_once(tmp_path_factory)
     yield
     connections.close_all()
 

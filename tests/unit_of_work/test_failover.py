@@ -6,7 +6,6 @@ It has the identifier of the lost one, and gives the same ids to others.
 import logging
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from postresponse.unit_of_work.prepared import MAX_NAME, Name
 from postresponse.unit_of_work.recovery import Recovered, recover
 from tests.services import mariadb, own_postgres
 from tests.services.own_postgres import OWNER, Cluster
+from tests.services.ports import free_port
 from tests.unit_of_work.test_recovery import actions
 from tests.unit_of_work.test_two_phase import Interrupted, interrupt
 from tests.unit_of_work.two_databases import READ, WRITE, MixedShop, Shop, Site
@@ -37,8 +37,7 @@ class Standby(Cluster):
     def __init__(self, primary: Cluster, folder: Path) -> None:
         self.data = folder / "data"
         self.log = folder / "log"
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         source = ("--host", "127.0.0.1", "--port", primary.port, "--username", OWNER)
         self._run("pg_basebackup", *source, "--pgdata", self.data, "--checkpoint", "fast", "--no-sync")
         with (self.data / "postgresql.conf").open("a") as file:

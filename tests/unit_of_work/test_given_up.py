@@ -7,7 +7,6 @@ waited for in vain; SQLite where a statement says OR ROLLBACK. A handler that ca
 import functools
 import itertools
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -38,6 +37,7 @@ from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLA
 from postresponse.unit_of_work.statements import gave_up
 from tests.fakes import StrictASGIServer
 from tests.services import mariadb
+from tests.services.ports import free_port
 from tests.unit_of_work.django_project.driving import Site
 
 Execute = Callable[[str], object]
@@ -337,8 +337,7 @@ def server_program() -> str | None:
 def rolling_back_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if reason := unavailable():
         pytest.skip(reason)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     folder = tmp_path_factory.mktemp("mariadb")
     data, user = folder / "data", f"--user={folder.owner()}"
     made = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", user, "--skip-test-db"]

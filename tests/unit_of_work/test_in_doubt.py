@@ -1005,10 +1005,14 @@ def test_after_a_crash_another_transaction_has_the_id_and_nobody_is_told_that_ou
         lost.execute(PLACE)
         ticket = in_doubt.ticket_of(partial(in_doubt.run, lost), {})
         assert ticket is not None
+        bystander = open_.enter_context(closing(connect()))
         os.kill(lost.info.backend_pid, signal.SIGKILL)
         with pytest.raises(psycopg.OperationalError):
             lost.execute("SELECT 1")
         lost.close()
+        with suppress(psycopg.OperationalError):
+            while True:  # until the server has noticed, and ends every connection that it has
+                bystander.execute("SELECT 1")
         other = open_.enter_context(closing(_patiently(connect)))
         query = partial(in_doubt.run, other)
         query(PLACE)

@@ -1,7 +1,6 @@
 """A recovery over asyncpg, which raises what keeps it from a server as it is, an OSError or a TimeoutError."""
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from functools import partial
 
@@ -13,6 +12,7 @@ from sqlalchemy.util import greenlet_spawn
 from postresponse.cli import main
 from postresponse.unit_of_work.recovery import Recovered, recover
 from tests.services.own_postgres import Cluster
+from tests.services.ports import free_port
 from tests.unit_of_work.test_recovery import actions, leave
 from tests.unit_of_work.two_databases import Shop
 
@@ -33,8 +33,7 @@ def shop(cluster: Cluster) -> Iterator[Shop]:
 def test_a_server_that_is_down_is_named_and_the_others_are_looked_into(shop: Shop, down: str, capsys: Captured) -> None:
     own = leave(shop, order=("orders",))
     urls = {member: shop.url(member, "asyncpg") for member in shop.members}
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        nobody = str(probe.getsockname()[1])
+    nobody = str(free_port())
     urls[down] = urls[down].replace(str(shop.cluster.port), nobody)
     given = [f"{member}={url}" for member, url in urls.items()]
     assert main(["recover", *given, "--older-than", "0"]) == 1

@@ -96,7 +96,7 @@ def fetch_source(suite: Suite, home: Path) -> Path:
     if not unpacked.is_dir():
         progress(suite, "downloading its sdist")
         requirement = f"{suite.distribution}=={suite.version}"
-        options = ["-q", "--no-binary", ":all:", "--no-deps", "-d", str(home)]
+        options = ["-q", "--no-binary", suite.distribution, "--no-deps", "-d", str(home)]
         execute([sys.executable, "-m", "pip", "download", *options, requirement], f"download of {requirement}")
         with tempfile.TemporaryDirectory(dir=home) as scratch, tarfile.open(next(home.glob("*.tar.gz"))) as archive:
             archive.extractall(scratch, filter="data")

@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
+import sniffio
 
 from postresponse import CommitPolicy, Outcome, Retry, asgi, current_exchange, wsgi
 from postresponse.exceptions import ConfigurationError, NoExchange, NotAFunction, ResponseStarted
@@ -76,11 +77,37 @@ def test_work_starts_in_order_once_the_response_is_over(protocol: str, superviso
     assert [name for name in ran if name[0] in "12"] == ["1 of the request", "2"]
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["", "in a second attempt"])
+def test_async_work_runs_where_the_application_does_and_under_wsgi_on_one_loop(
+    protocol: str, supervisor: TaskSupervisor, again: bool
+) -> None:
+    threads: list[tuple[int, str]] = []
+
+    async def where() -> None:
+        threads.append((threading.get_ident(), sniffio.current_async_library()))
+
+    def view() -> int:
+        after_response(where)
+        launch(where)
+        after_response(after_response, where)  # from a thread
+        return 200
+
+    units = FakeUnits({"commit": Conflict()} if again else {}, times=1, is_async=protocol != "wsgi")
+    policy = CommitPolicy(retry=Retry(attempts=2, backoff=0))
+    handle(protocol, supervisor, view, unit_of_work=units, commit=policy)
+    assert len(threads) == (4 if again else 3)  # what the first attempt launched runs, too
+    assert len(set(threads)) == 1
+    here = (threading.get_ident(), protocol)
+    assert (threads[0] == here) is (protocol != "wsgi")
+
+
 @pytest.mark.parametrize(
     ("status", "units", "due"),
     [
         (200, None, {"committed", "sent"}),
         (303, None, {"committed", "sent"}),
+        (399, None, {"committed", "sent"}),
+        (400, None, {"sent"}),
         (404, None, {"sent"}),
         (200, FakeUnits(), {"committed", "sent"}),
         (404, FakeUnits(), {"sent", "rolled_back"}),
@@ -103,6 +130,24 @@ def test_work_starts_if_its_condition_holds(
     options: dict[str, Any] = {} if units is None else {"unit_of_work": units}
     handle(protocol, supervisor, view, **options)
     assert ran == due | {"always"} | ({"predicate"} if status == 404 else set())
+
+
+def test_a_condition_that_raises_is_logged_and_the_rest_starts(
+    protocol: str, supervisor: TaskSupervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran: list[int] = []
+
+    def view() -> int:
+        after_response(ran.append, 1, when=lambda outcome: 1 // 0 > 0)
+        after_response(ran.append, 2)
+        return 200
+
+    handle(protocol, supervisor, view)
+    assert ran == [2]
+    (line,) = caplog.records
+    assert line.getMessage() == "GET /orders: work after the response could not start"
+    assert line.exc_info is not None
+    assert line.exc_info[0] is ZeroDivisionError
 
 
 def test_work_of_a_request_that_raised_does_not_start_by_itself(protocol: str, supervisor: TaskSupervisor) -> None:

@@ -5,9 +5,12 @@ from typing import Any
 import anyio
 import pytest
 
+from postresponse import CommitPolicy, Retry, current_exchange, wsgi
+from postresponse.asgi import PostResponseMiddleware
 from postresponse.core.current import current
 from postresponse.exceptions import NotAccepted, NotAFunction, WrongThread
 from postresponse.work import TaskSupervisor, first_success, first_success_sync, scope
+from tests.fakes import Conflict, FakeUnits, StrictASGIServer, StrictWSGIServer
 from tests.work.conftest import Told
 from tests.work.waiting import aidle, idle
 
@@ -81,6 +84,43 @@ async def test_errors_are_reported_after_the_response(supervisor: TaskSupervisor
         assert told.errors == []
     assert [error for _, error in told.errors] == ["LookupError('early')"]
     assert current.get() is None
+
+
+@pytest.mark.anyio
+async def test_errors_in_an_attempt_that_is_run_again_are_reported_too(
+    supervisor: TaskSupervisor, told: Told, quiet: None
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        attempt = current_exchange().attempt
+        sources = source(LookupError(f"early {attempt}")), source(attempt), source(LookupError("late"), seconds=0.05)
+        assert await first_success(*sources) == attempt
+        await anyio.sleep(0.01)  # the early one has failed, too
+        assert told.errors == [("LookupError('early 1')",) * 2] * (attempt - 1)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"body"})
+
+    units = FakeUnits({"commit": Conflict()}, times=1, is_async=True)
+    policy = CommitPolicy(retry=Retry(attempts=2, backoff=0))
+    server = StrictASGIServer()
+    await server.run(PostResponseMiddleware(app, unit_of_work=units, commit=policy))
+    assert server.status == 200
+    assert told.errors == [(f"LookupError('early {attempt}')",) * 2 for attempt in (1, 2)]
+    await aidle(supervisor)
+    assert told.errors[2:] == [("LookupError('late')",) * 2] * 2
+
+
+def test_so_they_are_under_wsgi(supervisor: TaskSupervisor, told: Told, quiet: None) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        attempt = current_exchange().attempt
+        assert first_success_sync(source(LookupError(f"early {attempt}")), source(attempt, seconds=0.01)) == attempt
+        start_response("200 OK", [])
+        return [b"body"]
+
+    units = FakeUnits({"commit": Conflict()}, times=1)
+    policy = CommitPolicy(retry=Retry(attempts=2, backoff=0))
+    assert StrictWSGIServer().run(wsgi.PostResponseMiddleware(app, unit_of_work=units, commit=policy)).code == 200
+    idle(supervisor)
+    assert told.errors == [(f"LookupError('early {attempt}')",) * 2 for attempt in (1, 2)]
 
 
 @pytest.mark.anyio

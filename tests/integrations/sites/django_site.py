@@ -1,6 +1,7 @@
 """A Django project whose orders COMMIT refuses: `asgi` and `wsgi`, on an SQLite file in the working directory."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 from django.db import IntegrityError
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.urls import path
 
+from postresponse import after_response
 from postresponse.asgi import PostResponseMiddleware
 from postresponse.integrations.django import rendered_by
 from postresponse.unit_of_work.django import DjangoUnitOfWork
@@ -55,6 +57,35 @@ def count(request: HttpRequest) -> HttpResponse:
     return HttpResponse(str(Order.objects.count()))
 
 
+def note(happened: str) -> None:
+    """Leave a file that says so."""
+    Path(happened).touch()
+
+
+async def endless() -> AsyncIterator[bytes]:
+    """Parts of a body, until somebody cancels it."""
+    try:
+        while True:
+            yield b"part\n"
+            await asyncio.sleep(0.01)
+    except asyncio.CancelledError:
+        note("cancelled")
+        raise
+
+
+async def work() -> None:
+    """Take its time."""
+    note("began")
+    await asyncio.sleep(1)
+    note("done")
+
+
+async def stream(request: HttpRequest) -> StreamingHttpResponse:
+    """Leave work behind a body that its client has to cut off."""
+    after_response(work)
+    return StreamingHttpResponse(endless())
+
+
 def handler500(request: HttpRequest) -> HttpResponse:
     """The page of the site."""
     if request.GET["how"] == "broken":
@@ -62,7 +93,7 @@ def handler500(request: HttpRequest) -> HttpResponse:
     return HttpResponse("<h1>Sorry</h1>", status=500)
 
 
-urlpatterns = [path("sync", place), path("async", place_async), path("count", count)]
+urlpatterns = [path("sync", place), path("async", place_async), path("count", count), path("stream", stream)]
 settings.ROOT_URLCONF = __name__
 settings.MIDDLEWARE = [f"{__name__}.Conflicts"]
 if not Path("default.sqlite3").exists():

@@ -17,7 +17,7 @@ from sqlalchemy.orm import sessionmaker
 from sqlalchemy.util import await_only
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from postresponse.asgi import PostResponseMiddleware
@@ -26,7 +26,7 @@ from tests.servers.apps.asked import POLL, Asked, asked_in, policy_of
 from tests.servers.apps.database import COUNT, POOL, Statements, connect_args, driver_url, statements, watch
 from tests.servers.apps.hooks import on_commit_failed, on_error, on_finished
 from tests.servers.apps.record import log_to_stderr, record
-from tests.servers.apps.work import leave_work
+from tests.servers.apps.work import leave_work, supervisor
 
 ON_ASYNCIO = os.environ.get("POSTRESPONSE_TEST_LOOP", "asyncio") == "asyncio"
 
@@ -106,6 +106,7 @@ async def place_order_and_stream(request: Request) -> Response:
     asked = asked_in(request.scope)
     await wait_at(asked, "handler")
     await execute(asked, statements(asked))
+    leave_work(asked)
     return decorated(asked, StreamingResponse(produced(asked), 201, media_type="application/octet-stream"))
 
 
@@ -129,6 +130,25 @@ async def events(request: Request) -> Response:
             yield f"data: {number}\n\n"
 
     return StreamingResponse(produce(), media_type="text/event-stream")
+
+
+async def file(request: Request) -> Response:
+    """Answer with a file, as the server likes to send it."""
+    leave_work(asked_in(request.scope))
+    return FileResponse(__file__)
+
+
+async def empty(request: Request) -> Response:
+    """Answer without a body."""
+    asked = asked_in(request.scope)
+    leave_work(asked)
+    return Response(status_code=asked.status)
+
+
+async def broken(request: Request) -> Response:
+    """Leave work, and fail."""
+    leave_work(asked_in(request.scope))
+    raise RuntimeError("the application is broken")
 
 
 async def status(_request: Request) -> Response:
@@ -159,12 +179,17 @@ starlette_app = Starlette(
         Route("/orders/streamed", place_order_and_stream, methods=["POST"]),
         Route("/stream", stream),
         Route("/events", events),
+        Route("/file", file),
+        Route("/empty", empty),
+        Route("/broken", broken),
         Route("/status", status),
     ],
 )
 doors: dict[str, Callable[[Any, Any, Any], Awaitable[Any]]] = {
     "bare": starlette_app,
-    "observer": PostResponseMiddleware(starlette_app, on_finished=on_finished, on_error=on_error),
+    "observer": PostResponseMiddleware(
+        starlette_app, on_finished=on_finished, on_error=on_error, supervisor=supervisor
+    ),
     "unit": PostResponseMiddleware(
         starlette_app,
         unit_of_work=db,
@@ -172,6 +197,7 @@ doors: dict[str, Callable[[Any, Any, Any], Awaitable[Any]]] = {
         on_finished=on_finished,
         on_commit_failed=on_commit_failed,
         on_error=on_error,
+        supervisor=supervisor,
     ),
 }
 

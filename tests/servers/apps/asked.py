@@ -34,6 +34,7 @@ class Asked:
         on_disconnect: As in the policy.
         work: What starts after the response: "sync" or "async"; empty for nothing.
         lasts: Seconds that it takes.
+        status: Of an answer without a body.
     """
 
     key: str = ""
@@ -49,6 +50,7 @@ class Asked:
     on_disconnect: str = ""
     work: str = ""
     lasts: float = 0.0
+    status: int = 204
 
     @property
     def policy(self) -> CommitPolicy | str | None:
@@ -90,6 +92,7 @@ def asked_by(query: str) -> Asked:
         "delay": float,
         "lasts": float,
         "size": int,
+        "status": int,
         "piece": int,
         "max_memory": int,
     }

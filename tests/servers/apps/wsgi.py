@@ -1,11 +1,12 @@
 """The WSGI application: Flask, a synchronous session, and the middleware around both."""
 
 import os
+import signal
 import time
 from collections.abc import Iterable, Iterator
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from flask import Flask, Response, request
+from flask import Flask, Response, request, send_file
 from sqlalchemy import QueuePool, create_engine
 from sqlalchemy.orm import sessionmaker
 
@@ -15,9 +16,11 @@ from tests.servers.apps.asked import Asked, asked_in, policy_of, wait_at
 from tests.servers.apps.database import COUNT, POOL, Statements, connect_args, driver_url, statements, watch
 from tests.servers.apps.hooks import on_commit_failed, on_error, on_finished
 from tests.servers.apps.record import log_to_stderr
-from tests.servers.apps.work import leave_work
+from tests.servers.apps.work import leave_work, supervisor
 
 log_to_stderr()
+if os.environ.get("POSTRESPONSE_TEST_SIGTERM"):  # as the README has it for servers that do not heed it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 engine = create_engine(driver_url(asynchronous=False), connect_args=connect_args(asynchronous=False), **POOL)
 watch(engine, time.sleep)
 db = SQLAlchemyUnitOfWork(sessionmaker(engine))
@@ -64,6 +67,7 @@ def place_order_and_stream() -> Response:
     asked = asked_in(request.environ)
     wait_at(asked, "handler")
     execute(asked, statements(asked))
+    leave_work(asked)
     return decorated(asked, Response(produced(asked), 201, mimetype="application/octet-stream"))
 
 
@@ -91,6 +95,28 @@ def events() -> Response:
     return Response(produce(), mimetype="text/event-stream")
 
 
+@flask_app.get("/file")
+def file() -> Response:
+    """Answer with a file, as the server likes to send it."""
+    leave_work(asked_in(request.environ))
+    return send_file(__file__)
+
+
+@flask_app.get("/empty")
+def empty() -> Response:
+    """Answer without a body."""
+    asked = asked_in(request.environ)
+    leave_work(asked)
+    return Response(status=asked.status)
+
+
+@flask_app.get("/broken")
+def broken() -> Response:
+    """Leave work, and fail."""
+    leave_work(asked_in(request.environ))
+    raise RuntimeError("the application is broken")
+
+
 @flask_app.get("/status")
 def status() -> dict[str, int]:
     """Tell the process and the connections that are out of the pool; to be asked through the bare door."""
@@ -100,7 +126,9 @@ def status() -> dict[str, int]:
 
 doors: dict[str, WSGIApplication] = {
     "bare": flask_app.wsgi_app,
-    "observer": PostResponseMiddleware(flask_app.wsgi_app, on_finished=on_finished, on_error=on_error),
+    "observer": PostResponseMiddleware(
+        flask_app.wsgi_app, on_finished=on_finished, on_error=on_error, supervisor=supervisor
+    ),
     "unit": PostResponseMiddleware(
         flask_app.wsgi_app,
         unit_of_work=db,
@@ -108,6 +136,7 @@ doors: dict[str, WSGIApplication] = {
         on_finished=on_finished,
         on_commit_failed=on_commit_failed,
         on_error=on_error,
+        supervisor=supervisor,
     ),
 }
 

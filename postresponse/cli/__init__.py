@@ -5,7 +5,6 @@ an extra is missing; 3 the server of the demo did not run; 130 interrupted.
 """
 
 import argparse
-import math
 import signal
 import sys
 import threading
@@ -16,6 +15,8 @@ from importlib.util import find_spec
 from typing import Final
 
 from postresponse import __version__
+from postresponse.cli import outbox
+from postresponse.cli.arguments import seconds
 
 __all__ = ["main"]
 
@@ -50,7 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with *argv*, or the arguments of the process, and return its exit code."""
     options = _parser().parse_args(argv)
     try:
+        if options.command == "outbox" and options.action == "relay":
+            return outbox.run(options)  # SIGTERM lets it finish what is under way
         with _terminable():
+            if options.command == "outbox":
+                return outbox.run(options)
             if options.command == "recover":
                 return _recover(options.members, older_than=options.older_than, dry_run=options.dry_run)
             return _demo(as_json=options.json)
@@ -81,12 +86,13 @@ def _parser() -> argparse.ArgumentParser:
     recover.add_argument("members", nargs="+", type=_member, metavar="NAME=URL", help="a member of the TwoPhase")
     recover.add_argument(
         "--older-than",
-        type=_seconds,
+        type=seconds,
         default=60.0,
         metavar="SECONDS",
         help="leave what was prepared within so many seconds to the process that did it (default: 60)",
     )
     recover.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    outbox.add_to(commands)
     return parser
 
 
@@ -95,16 +101,6 @@ def _member(text: str) -> tuple[str, str]:
     if not name or not url:
         raise argparse.ArgumentTypeError(f"expected NAME=URL, found {text!r}")
     return name, url
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"expected seconds, zero or more, found {text!r}")
-    return seconds
 
 
 def _recover(members: Sequence[tuple[str, str]], *, older_than: float, dry_run: bool) -> int:

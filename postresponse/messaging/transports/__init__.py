@@ -1,0 +1,1 @@
+"""Where receivers take messages from."""
