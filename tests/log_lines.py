@@ -56,6 +56,7 @@ LINES: Final = (
     Line(logging.ERROR, rf"{ROUTE}: it failed, and is not run again", traceback=True),
     Line(logging.ERROR, rf"{ROUTE}: Retry\.on failed, and the request is not run again", traceback=True),
     Line(logging.ERROR, rf"{ROUTE}: the (?:{STAGES}) hook [^ ].* failed", traceback=True),
+    Line(logging.ERROR, r"the observer .+ failed in \w+\(\); further failures are not logged", traceback=True),
     Line(logging.ERROR, rf"{ROUTE}: (?!None).+ failed", traceback=True),  # a callback, by its repr
     # messaging
     Line(logging.ERROR, r"<.+> could not be woken", traceback=True),

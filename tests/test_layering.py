@@ -31,6 +31,7 @@ RANKS: Final[Mapping[str, int]] = {
     "postresponse.wsgi": 3,
     "postresponse.tenancy": 3,
     "postresponse.messaging": 3,
+    "postresponse.observing": 3,
     "postresponse.integrations": 4,
     "postresponse.testing": 4,
     "postresponse.inspector": 4,

@@ -1,8 +1,8 @@
 """The middleware for ASGI applications."""
 
 from asyncio import _get_running_loop
-from collections.abc import Callable
-from time import monotonic_ns
+from collections.abc import Callable, Sequence
+from time import monotonic_ns, time
 from typing import Any, Literal
 
 from postresponse.asgi.exchange import ASGIExchange
@@ -10,6 +10,7 @@ from postresponse.asgi.lifespan import answer_lifespan
 from postresponse.core.current import current
 from postresponse.core.exchange import KEY, Exchange, Failure
 from postresponse.core.lifecycle import Outcome
+from postresponse.core.observer import Observer
 from postresponse.core.policy import CommitPolicy
 from postresponse.core.settings import Settings, check_application, known_options
 from postresponse.exceptions import WrongApplication
@@ -40,6 +41,7 @@ class PostResponseMiddleware:
         on_error: Receives the `Failure` of each failed hook.
         cleanup_timeout: Seconds that a rollback or a close may take before its connection is given up.
         supervisor: Carries the work that requests start; None for the one of this process.
+        observers: Are told of each exchange, and of the work that it starts.
 
     Raises:
         ConfigurationError: An option is unknown or has a value that it cannot have.
@@ -66,12 +68,14 @@ class PostResponseMiddleware:
         on_error: Callable[[Failure], Any] | None = None,
         cleanup_timeout: float = 5.0,
         supervisor: TaskSupervisor | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         check_application(app, 3, twin="postresponse.wsgi.PostResponseMiddleware")
         self.app = app
         self._settings = Settings.of(
             is_async=True,
             clock=monotonic_ns,
+            wall_clock=time,
             unit_of_work=unit_of_work,
             commit=commit,
             error_response=error_response,
@@ -80,6 +84,7 @@ class PostResponseMiddleware:
             on_error=on_error,
             cleanup_timeout=cleanup_timeout,
             supervisor=supervisor_given(supervisor),
+            observers=observers,
         )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -95,6 +100,8 @@ class PostResponseMiddleware:
             given[KEY] = exchange
             token = current.set(exchange)
             running: Any = None
+            if settings.observers:
+                exchange._begin_observed(settings.observers)
             try:
                 opening = None if settings.unit_of_work is None else exchange._opening()
                 if opening is None or await opening:

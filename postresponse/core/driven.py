@@ -5,9 +5,11 @@ from typing import Final
 
 from postresponse.core.exchange import Exchange, Failure, Stage
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, Moments, Outcome, State, ending_of
-from postresponse.core.log import first_time, logger
+from postresponse.core.log import TENANT, first_time, logger, template_of
+from postresponse.core.observer import Observer, asked, tell
 from postresponse.core.policy import Verdict, below_400, head_of, is_transient, verdict_of
 from postresponse.core.settings import Settings
+from postresponse.core.trace import Trace, mode_of
 from postresponse.exceptions import CommitInDoubt, MessageOrderError, PartialCommit, ResponseReplaced
 
 __all__ = ["DrivenExchange"]
@@ -29,6 +31,7 @@ class DrivenExchange(Exchange):
     def _adopt(self, settings: Settings) -> None:
         """Take over the unit of work of a middleware further in, where this one has none; both are told the outcome."""
         outer, self._policy = self._settings, None
+        joining = tuple(each for each in settings.observers if each not in outer.observers)
         self._settings = replace(
             settings,
             error_response=settings.error_response or outer.error_response,
@@ -36,13 +39,45 @@ class DrivenExchange(Exchange):
             on_error=settings.on_error or outer.on_error,
             on_finished=outer.on_finished or settings.on_finished,
             retries=False,
+            observers=outer.observers + joining,
         )
         if settings.retries and first_time("retry"):
             logger.warning("a Retry of a middleware that is not the outermost one has no effect; give it to that one")
         if outer.on_finished is not None and settings.on_finished is not None:
             self.on_finished(settings.on_finished)
         self._unheard = self._unheard and settings.on_finished is None
+        if joining:
+            self._begin_observed(joining)
         self._moves = MOVES[self.policy.point]
+
+    def _begin_observed(self, observers: tuple[Observer, ...]) -> None:
+        """Tell *observers* that the exchange has begun, and keep what each returns for its end."""
+        self._unheard = False
+        self._begun = (*self._begun, *(asked(observer, "began", self) for observer in observers))
+
+    def _trace(self, outcome: Outcome) -> Trace:
+        """Tell how it went; called once, when the outcome is known."""
+        scope = self._scope or {}
+        is_wsgi = "REQUEST_METHOD" in scope
+        return Trace(
+            number=self.number,
+            time=self._settings.wall_clock() - (outcome.moments.ended - self._began) / 1e9,
+            method=scope.get("REQUEST_METHOD" if is_wsgi else "method", ""),
+            path=f"{scope.get('SCRIPT_NAME', '')}{scope.get('PATH_INFO', '')}" if is_wsgi else scope.get("path", ""),
+            template=template_of(scope),
+            mode=mode_of(self.policy.point, managed=self._unit is not None),
+            tenant=scope.get(TENANT),
+            outcome=outcome,
+            length=self._declared,
+            doomed=self._doomed if self._verdict is Verdict.ROLL_BACK else None,
+            commits=tuple(self._commits or ()),
+        )
+
+    def _tell_observers(self, outcome: Outcome) -> None:
+        trace = self._trace(outcome)
+        for observer, begun in zip(self._settings.observers, self._begun, strict=False):
+            asked(observer, "ended", trace, begun)
+        tell(self._more_observers, "ended", trace, None)
 
     def _fits(self, size: int) -> bool:
         """Whether the policy lets a body of *size* bytes be held."""

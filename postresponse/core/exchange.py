@@ -1,7 +1,8 @@
 """One request and its response, and what a handler can say about it."""
 
+import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from logging import INFO
 from typing import Any, Final, Literal
@@ -14,6 +15,7 @@ from postresponse.core.lifecycle import (
     UnitState,
 )
 from postresponse.core.log import access, first_time, logger, route_of
+from postresponse.core.observer import Observer
 from postresponse.core.policy import (
     CommitPolicy,
     Head,
@@ -21,6 +23,7 @@ from postresponse.core.policy import (
     never_ends,
 )
 from postresponse.core.settings import Settings, check_callback
+from postresponse.core.trace import ObservedCommit
 from postresponse.core.units import UnitKind
 from postresponse.core.work import Work, start_due, tell_due
 from postresponse.exceptions import (
@@ -38,6 +41,8 @@ KEY: Final = "postresponse.exchange"
 # A member of an enum is dear to look up before Python 3.12, and these are on every request's way.
 PENDING: Final = State.PENDING
 NONE: Final = UnitState.NONE
+
+_numbers: Final = itertools.count(1)
 
 Stage = Literal[
     "begin",
@@ -145,6 +150,13 @@ class Exchange:
     _expects_work = False
     """Whether work may come at any time, so that the outcome is kept for it."""
     _told: Outcome | None = None
+    _number = 0
+    _doomed: str | None = None
+    _begun: Sequence[object] = ()
+    """What each observer returned when the exchange began."""
+    _commits: list[ObservedCommit] | None = None
+    _more_observers: tuple[Observer, ...] = ()
+    """Who looks on besides those of the middleware, since something was seen."""
     _passing: BaseException | None = None
     """What ends a process or a task, kept until the settlement is done."""
 
@@ -156,7 +168,7 @@ class Exchange:
         self._server_receive: Any = receive
         self._server_send: Any = send
         # Whether nobody wants the outcome: then what only it would tell is not looked at.
-        self._unheard = settings.on_finished is None and not access.isEnabledFor(INFO)
+        self._unheard = settings.unheard and not access.isEnabledFor(INFO)
         self._moves = settings.moves
         self._policy: CommitPolicy | None = settings.fixed_policy
         self._state = PENDING
@@ -384,7 +396,7 @@ class Exchange:
             ResponseStarted: The unit of work is being ended or has ended.
         """
         self._check_undecided("doom()")
-        self._verdict = Verdict.ROLL_BACK
+        self._verdict, self._doomed = Verdict.ROLL_BACK, reason
         logger.debug("%s: doomed: %s", self.route, reason or "no reason given")
 
     def force_commit(self) -> None:
@@ -394,12 +406,19 @@ class Exchange:
             ResponseStarted: The unit of work is being ended or has ended.
         """
         self._check_undecided("force_commit()")
-        self._verdict = Verdict.COMMIT
+        self._verdict, self._doomed = Verdict.COMMIT, None
 
     @property
     def route(self) -> str:
         """Method and route, for a log line: the route's template where the framework says it, else the path."""
         return route_of(self._scope)
+
+    @property
+    def number(self) -> int:
+        """Counts the exchanges of this process that somebody asked it of, from 1; an observer's `Trace` has it too."""
+        if not self._number:
+            self._number = next(_numbers)
+        return self._number
 
     @property
     def units(self) -> dict[object, Any]:

@@ -3,10 +3,22 @@
 import logging
 from typing import Any, Final
 
-__all__ = ["access", "first_time", "logger", "route_of"]
+__all__ = ["ROUTE", "TENANT", "access", "first_time", "logger", "route_of", "template_of"]
 
 logger: Final = logging.getLogger("postresponse")
 access: Final = logging.getLogger("postresponse.access")
+
+
+ROUTE: Final = "postresponse.route"
+"""Where an integration tells the template of the route, in a scope or environ."""
+TENANT: Final = "postresponse.tenant"
+"""Where the limits of tenants tell whose request it is."""
+
+
+def template_of(scope: Any) -> str | None:
+    """Return the template of the route that a scope or environ is of, or None where the framework does not say it."""
+    told = scope.get(ROUTE) or getattr(scope.get("route"), "path", None)
+    return told if isinstance(told, str) else None
 
 
 def route_of(scope: Any) -> str:
@@ -14,9 +26,9 @@ def route_of(scope: Any) -> str:
     if not scope:
         return "a finished request"
     if "REQUEST_METHOD" in scope:
-        return f"{scope['REQUEST_METHOD']} {scope.get('SCRIPT_NAME', '')}{scope.get('PATH_INFO', '')}"
-    path = getattr(scope.get("route"), "path", None) or scope.get("path", "")
-    return f"{scope.get('method', '')} {path}"
+        path = template_of(scope) or f"{scope.get('SCRIPT_NAME', '')}{scope.get('PATH_INFO', '')}"
+        return f"{scope['REQUEST_METHOD']} {path}"
+    return f"{scope.get('method', '')} {template_of(scope) or scope.get('path', '')}"
 
 
 _told: Final[set[str]] = set()

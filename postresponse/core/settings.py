@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
+from postresponse.core.observer import Observer, observers_given
 from postresponse.core.policy import CommitPolicy, unknown
 from postresponse.core.units import Manner
 from postresponse.exceptions import ConfigurationError, WrongApplication
@@ -24,14 +25,17 @@ class Settings:
     Args:
         is_async: Whether the middleware speaks ASGI; then callbacks and units of work may be awaitable.
         clock: Monotonic nanoseconds.
+        wall_clock: Seconds since 1970.
         retries: Whether a request may be run again, so that its body has to be recorded.
         at_once: How a method of a unit of work is called that runs to its end in one go.
         moves: The table of a request that says nothing itself.
         fixed_policy: The policy of one that says nothing itself, where it does not depend on the request.
+        unheard: Whether no outcome is asked for here.
     """
 
     is_async: bool
     clock: Callable[[], int]
+    wall_clock: Callable[[], float]
     unit_of_work: Callable[[Any], Any] | None
     policy: CommitPolicy
     choose_policy: Callable[[Any], object] | None
@@ -45,6 +49,8 @@ class Settings:
     moves: dict[State, dict[Event, tuple[State, Action]]]
     fixed_policy: CommitPolicy | None
     supervisor: Any
+    observers: tuple[Observer, ...]
+    unheard: bool
 
     @classmethod
     def of(
@@ -52,6 +58,7 @@ class Settings:
         *,
         is_async: bool,
         clock: Callable[[], int],
+        wall_clock: Callable[[], float],
         unit_of_work: Any,
         commit: Any,
         error_response: Any,
@@ -60,6 +67,7 @@ class Settings:
         on_error: Any,
         cleanup_timeout: Any,
         supervisor: Any = None,
+        observers: Any = (),
     ) -> "Settings":
         """Check every option and return them.
 
@@ -93,9 +101,11 @@ class Settings:
             raise ConfigurationError(f"cleanup_timeout: expected seconds above zero, found {cleanup_timeout!r}")
         choose = commit if callable(commit) and not isinstance(commit, CommitPolicy) else None
         policy = CommitPolicy.of(None if choose else commit)
+        observers = observers_given(observers)
         return cls(
             is_async=is_async,
             clock=clock,
+            wall_clock=wall_clock,
             unit_of_work=unit_of_work,
             policy=policy,
             choose_policy=choose,
@@ -109,6 +119,8 @@ class Settings:
             moves=MOVES[CommitPoint.AFTER_SEND if unit_of_work is None else policy.point],
             fixed_policy=None if choose else policy,
             supervisor=supervisor,
+            observers=observers,
+            unheard=on_finished is None and not observers,
         )
 
 

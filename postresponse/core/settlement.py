@@ -370,6 +370,8 @@ def _report(exchange: DrivenExchange) -> Steps[None]:
             _milliseconds(moments.began, moments.head_sent),
             _milliseconds(moments.began, moments.body_sent),
         )
+    if exchange._settings.observers or exchange._more_observers:
+        exchange._tell_observers(outcome)
     if exchange._expects_work:
         exchange._told = outcome
         tell_due(exchange)

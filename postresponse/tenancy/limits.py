@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
 
-from postresponse.core.log import logger, route_of
+from postresponse.core.log import TENANT, logger, route_of
 from postresponse.core.settings import check_application, known_options
 from postresponse.exceptions import ConfigurationError, NotAFunction, SupervisorClosed, TooManyTasks
 from postresponse.work.bulkhead import BulkheadLimits
@@ -158,6 +158,7 @@ class Admission:
                 'or let on_key_error="admit" serve them unbounded'
             )
         hash(tenant)
+        request[TENANT] = str(tenant)
         return tenant
 
     def _take(self, turn: Turn, limits: BulkheadLimits) -> Turn | Refusal:

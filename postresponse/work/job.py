@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from postresponse.core.log import logger
+from postresponse.core.observer import Observer
 from postresponse.exceptions import WrongThread
 from postresponse.work import homes
 from postresponse.work.gate import Gate
@@ -93,6 +94,9 @@ class Job(Future[T], Generic[T]):
     _late: BaseException | None = None
     _strand: Any = None
     _reported = True
+    _observers: tuple[Observer, ...] = ()
+    _exchange: int | None = None
+    _started: int | None = None
 
     def __init__(
         self, supervisor: Carrier, fn: Callable[..., Any], args: tuple[Any, ...], context: Context, name: str
@@ -113,6 +117,11 @@ class Job(Future[T], Generic[T]):
         if self._ending is not None:
             return self._ending
         return JobState.WAITING if self._state == PENDING else JobState.RUNNING
+
+    @property
+    def exchange(self) -> int | None:
+        """The `Exchange.number` of the request that it came from, where somebody observes it; else None."""
+        return self._exchange
 
     def cancel(self) -> bool:
         """Cancel it: one that waits never starts, and an async one is cancelled where it awaits.

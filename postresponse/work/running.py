@@ -4,11 +4,14 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Coroutine
+from time import monotonic_ns
 from typing import Any, Final
 
 from postresponse.core.current import current
 from postresponse.core.exchange import Exchange
 from postresponse.core.log import logger
+from postresponse.core.observer import Observer, around, tell
+from postresponse.core.trace import JobTrace
 from postresponse.exceptions import SupervisorClosed
 from postresponse.work import homes
 from postresponse.work.job import PENDING, RUNNING, Job, JobState
@@ -29,6 +32,7 @@ class Running:
     _when_empty: list[Callable[[], object]]
     _on_error: Callable[[Job[Any], BaseException], object] | None
     _on_dropped: Callable[[Job[Any]], object] | None
+    _observers: tuple[Observer, ...]
 
     def jobs(self) -> list[Job[Any]]:
         """Return all jobs that wait or run, the oldest first; those that are late too, as long as their thread runs."""
@@ -80,7 +84,12 @@ class Running:
     async def _run_async(self, job: Job[Any], given: Coroutine[Any, Any, Any] | None = None) -> None:
         try:
             if self._began(job):
-                result = await (job._fn(*job._args) if given is None else given)
+                if job._observers:
+                    job._started = job._started or monotonic_ns()
+                    with around(job._observers, job):
+                        result = await (job._fn(*job._args) if given is None else given)
+                else:
+                    result = await (job._fn(*job._args) if given is None else given)
                 job._end(JobState.DONE, result)
         except BaseException as error:
             self._failed(job, error)
@@ -95,7 +104,10 @@ class Running:
     def _run_sync(self, job: Job[Any]) -> None:
         if self._began(job):
             try:
-                result = job._context.run(job._fn, *job._args)
+                if job._observers:
+                    result = job._context.run(self._run_observed, job)
+                else:
+                    result = job._context.run(job._fn, *job._args)
             except BaseException as error:  # noqa: BLE001 (reported)
                 self._failed(job, error)
             else:
@@ -158,6 +170,8 @@ class Running:
         if job._timer is not None:
             timer, job._timer = job._timer, None
             timer()
+        if job._observers:
+            self._tell_observers(job)
         job._fn = job._context = None
         job._args = ()
         if job._gate is not None:
@@ -170,6 +184,39 @@ class Running:
                 told, self._when_empty = self._when_empty, []
             for tell in told:
                 tell()
+
+    # -- who looks on ------------------------------------------------------------------------------------------------
+
+    def _observe(self, job: Job[Any], exchange: Exchange | None) -> None:
+        """Have the observers of the request that it comes from look on, and those of this supervisor."""
+        observers = self._observers
+        if exchange is not None and exchange._settings.observers:
+            theirs = exchange._settings.observers
+            observers = theirs + tuple(each for each in observers if each not in theirs)
+        if observers:
+            job._observers = observers
+            job._exchange = None if exchange is None else exchange.number
+
+    def _run_observed(self, job: Job[Any]) -> Any:
+        job._started = monotonic_ns()
+        with around(job._observers, job):
+            return job._fn(*job._args)
+
+    def _tell_observers(self, job: Job[Any]) -> None:
+        """Tell them that it has ended, once."""
+        observers, job._observers = job._observers, ()
+        ending, error = job._ending, job._exception
+        trace = JobTrace(
+            name=job.name,
+            exchange=job._exchange,
+            route=job.route,
+            submitted=int(job.submitted * 1e9),
+            started=job._started,
+            ended=monotonic_ns(),
+            state="dropped" if ending is None else ending.value,
+            exception=error,
+        )
+        tell(observers, "job_ended", trace)
 
     # -- ending before its time ---------------------------------------------------------------------------------------
 

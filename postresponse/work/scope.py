@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
-from time import monotonic_ns
+from time import monotonic_ns, time
 from types import TracebackType
 from typing import Any
 
@@ -109,6 +109,7 @@ class Block:
         settings = Settings.of(
             is_async=is_async,
             clock=monotonic_ns,
+            wall_clock=time,
             commit=None,
             error_response=None,
             on_commit_failed=None,

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from postresponse.core.current import current
 from postresponse.core.exchange import Exchange
 from postresponse.core.log import logger
+from postresponse.core.observer import Observer, observers_given
 from postresponse.exceptions import ConfigurationError, SupervisorClosed, TooManyTasks, WrongThread
 from postresponse.work import homes
 from postresponse.work.checks import check_count, check_function, check_seconds, is_async, name_of
@@ -54,6 +55,7 @@ class TaskSupervisor(Running):
         on_error: Receives the job and what it raised, once for each that fails or is not done in time, on the thread
             that it ran on.
         on_dropped: Receives each job that the end of the process or of its event loop took.
+        observers: Are told of each job, besides those of the middleware whose request started it.
 
     Raises:
         ConfigurationError: A value that an option cannot have.
@@ -67,6 +69,7 @@ class TaskSupervisor(Running):
         grace: float = 10.0,
         on_error: Callable[[Job[Any], BaseException], object] | None = None,
         on_dropped: Callable[[Job[Any]], object] | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         for option, callback in (("on_error", on_error), ("on_dropped", on_dropped)):
             if callback is not None:
@@ -78,6 +81,7 @@ class TaskSupervisor(Running):
         self._grace = check_seconds("grace", grace, least=0.0)
         self._on_error = on_error
         self._on_dropped = on_dropped
+        self._observers = observers_given(observers)
         self._gates: dict[str, Gate[Job[Any]]] = {}
         self._timeouts: dict[str, float | None] = {}
         self._users = 0
@@ -205,6 +209,7 @@ class TaskSupervisor(Running):
             raise self._too_late(name or name_of(fn))
         job: Job[Any] = Job(self, fn, args, context, name or name_of(fn))
         job.route = route
+        self._observe(job, exchange)
         if not reported:
             job._reported = False
         if is_async(fn):
@@ -275,7 +280,9 @@ class TaskSupervisor(Running):
         except (TooManyTasks, SupervisorClosed) as error:
             job: Job[Any] = Job(self, fn, args, context, name or name_of(fn))
             job.route = exchange.route
+            self._observe(job, exchange)
             self._drop(job, str(error))
+            self._tell_observers(job)
 
     # -- closing ------------------------------------------------------------------------------------------------------
 

@@ -1,12 +1,13 @@
 """The middleware for WSGI applications."""
 
-from collections.abc import Callable, Iterable
-from time import monotonic_ns
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic_ns, time
 from typing import Any, Literal
 
 from postresponse.core.current import current
 from postresponse.core.exchange import KEY, Exchange, Failure
 from postresponse.core.lifecycle import Outcome, State
+from postresponse.core.observer import Observer
 from postresponse.core.policy import CommitPolicy
 from postresponse.core.settings import Settings, check_application, known_options
 from postresponse.typing import UnitOfWork, WSGIApplication
@@ -35,6 +36,7 @@ class PostResponseMiddleware:
         on_error: Receives the `Failure` of each failed hook.
         cleanup_timeout: Seconds that a rollback or a close may take before its connection is given up.
         supervisor: Carries the work that requests start; None for the one of this process.
+        observers: Are told of each exchange, and of the work that it starts.
 
     Raises:
         ConfigurationError: An option is unknown or has a value that it cannot have.
@@ -61,12 +63,14 @@ class PostResponseMiddleware:
         on_error: Callable[[Failure], Any] | None = None,
         cleanup_timeout: float = 5.0,
         supervisor: TaskSupervisor | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         check_application(app, 2, twin="postresponse.asgi.PostResponseMiddleware")
         self.app = app
         self._settings = Settings.of(
             is_async=False,
             clock=monotonic_ns,
+            wall_clock=time,
             unit_of_work=unit_of_work,
             commit=commit,
             error_response=error_response,
@@ -75,6 +79,7 @@ class PostResponseMiddleware:
             on_error=on_error,
             cleanup_timeout=cleanup_timeout,
             supervisor=supervisor_given(supervisor),
+            observers=observers,
         )
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -87,6 +92,8 @@ class PostResponseMiddleware:
         while True:
             given[KEY] = exchange
             current.set(exchange)
+            if settings.observers:
+                exchange._begin_observed(settings.observers)
             try:
                 if settings.unit_of_work is not None and not exchange._open():
                     return exchange._replaced()

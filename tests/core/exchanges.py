@@ -16,6 +16,7 @@ def settings_of(**options: Any) -> Settings:
     every: dict[str, Any] = {
         "is_async": False,
         "clock": itertools.count(1).__next__,
+        "wall_clock": lambda: 0.0,
         "unit_of_work": None,
         "commit": None,
         "error_response": None,

@@ -145,6 +145,7 @@ def begin(plan: Plan) -> tuple[Stage, Walk]:
     settings = Settings.of(
         is_async=False,
         clock=stage.clock,
+        wall_clock=lambda: 0.0,
         unit_of_work=None if plan.at is None else stage.make_unit,
         commit=None if plan.at is None else policy_of(plan, plan.until or plan.at),
         error_response=None,

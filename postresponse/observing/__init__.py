@@ -1,0 +1,9 @@
+"""Who looks on: observers are told of each exchange and each job, and change none.
+
+Give them to a middleware, or to a `TaskSupervisor`, as `observers=[...]`.
+"""
+
+from postresponse.core.observer import Observer
+from postresponse.core.trace import JobTrace, ObservedCommit, Trace, TraceEvent
+
+__all__ = ["JobTrace", "ObservedCommit", "Observer", "Trace", "TraceEvent"]
