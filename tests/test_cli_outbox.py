@@ -201,8 +201,8 @@ def test_the_statements_are_printed_for_the_database(url: str, say: Say) -> None
     ("target", "code", "says"),
     [
         ("nothing", 2, "expected module:name of a Relay, or the URL of a database, found 'nothing'"),
-        ("no_such_module:relay", 2, "No module named 'no_such_module'"),
-        ("shop_relay:nothing", 2, "shop_relay has no 'nothing'"),
+        ("no_such_module:relay", 2, "there is no module 'no_such_module'"),
+        ("shop_relay:nothing", 2, "tried to import shop_relay, which has no 'nothing'"),
         ("shop_relay:outbox", 2, "its Relay is wanted"),
         ("shop_relay:send", 2, "a Relay is wanted"),
         ("nonsense://", 2, "nonsense"),

@@ -32,6 +32,8 @@ RANKS: Final[Mapping[str, int]] = {
     "postresponse.tenancy": 3,
     "postresponse.messaging": 3,
     "postresponse.observing": 3,
+    "postresponse.importing": 2,
+    "postresponse.configuration": 3,
     "postresponse.integrations": 4,
     "postresponse.testing": 4,
     "postresponse.inspector": 4,

@@ -1,7 +1,6 @@
 """The command `postresponse outbox`: run a relay, and look after what it cannot deliver."""
 
 import argparse
-import importlib
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from postresponse.cli.arguments import count, seconds
+from postresponse.importing import imported
 
 __all__ = ["add_to", "run"]
 
@@ -126,7 +126,9 @@ class _Target:
             self.tables = Tables(MetaData(), options.table, options.schema)
             self.database = Database(options.target)
         else:
-            found = _imported(options.target)
+            if ":" not in options.target:
+                raise _Wrong(f"expected module:name of a Relay, or the URL of a database, found {options.target!r}")
+            found = imported(options.target, here=True)
             if not isinstance(found, Relay):
                 wanted = "its Relay is wanted" if isinstance(found, Outbox) else "a Relay is wanted"
                 raise _Wrong(f"{options.target} is {found!r}; {wanted}")
@@ -150,20 +152,6 @@ class _Target:
             if is_missing_table(self.database.engine.dialect.name, error):
                 raise no_table(self.tables.waiting) from error
             raise
-
-
-def _imported(name: str) -> Any:
-    module, colon, attribute = name.partition(":")
-    if not colon or not module or not attribute:
-        raise _Wrong(f"expected module:name of a Relay, or the URL of a database, found {name!r}")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.insert(0, here)
-    found: Any = importlib.import_module(module)
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise _Wrong(f"{module} has no {attribute!r}")
-        found = getattr(found, part)
-    return found
 
 
 # -- looking ----------------------------------------------------------------------------------------------------------

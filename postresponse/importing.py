@@ -1,0 +1,58 @@
+"""What a command or a setting names by a text, as `"shop.web:app"`, found; or it says what was tried."""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from postresponse.core.policy import did_you_mean
+from postresponse.exceptions import ConfigurationError
+
+__all__ = ["imported"]
+
+
+def imported(name: str, *, here: bool = False) -> Any:
+    """Import `module:attribute`, `module:attribute.attribute` or `module.attribute`, and return what it names.
+
+    Args:
+        here: Whether a module of the working directory is found too, as a command wants it.
+
+    Raises:
+        ConfigurationError: It is not there; the message says what was tried, and what is there instead. What the
+            module itself raises while it is imported is the cause.
+    """
+    module, colon, attributes = name.partition(":")
+    if not colon:
+        module, _, attributes = name.rpartition(".")
+    if not module or not attributes or not all(part.isidentifier() for part in (module + "." + attributes).split(".")):
+        raise ConfigurationError(f"{name!r} names nothing: expected 'module:attribute', as in 'shop.web:app'")
+    if here and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    found: Any = _module(name, module)
+    path = module
+    for attribute in attributes.split("."):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError:
+            near = did_you_mean(attribute, [each for each in dir(found) if not each.startswith("_")])
+            raise ConfigurationError(f"{name!r}: tried to import {path}, which has no {attribute!r}{near}") from None
+        path += f".{attribute}"
+    return found
+
+
+def _module(name: str, module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            raise ConfigurationError(
+                f"{name!r}: tried to import {module}, and there is no module {error.name!r} in "
+                f"{os.getcwd()} or on the Python path"
+            ) from error
+        raise ConfigurationError(
+            f"{name!r}: {module} was found, and imports {error.name!r}, which is missing"
+        ) from error
+    except Exception as error:
+        raise ConfigurationError(
+            f"{name!r}: {module} was found, and raised {type(error).__name__} while it was imported: {error}"
+        ) from error
