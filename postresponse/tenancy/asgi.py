@@ -63,6 +63,8 @@ class TenantLimitMiddleware(TenantLimits[ASGIApplication]):
         elif isinstance(turn, Refusal):
             await _refuse(turn, scope, send)
         else:
+            scope = {**scope}
+            turn.name_in(scope)
             await _Visit(scope, receive, send).take(self.app, turn, came)
 
 

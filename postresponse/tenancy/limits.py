@@ -75,6 +75,11 @@ class Turn:
         self.timeout: float | None = limits.timeout
         self.waits: bool = False
 
+    def name_in(self, request: Any) -> None:
+        """Tell whoever comes further in, in the scope or environ *request*, whose request it is."""
+        if self._place[0] is not None:
+            request[TENANT] = str(self._place[0])
+
     def leave(self) -> None:
         """Give back what it has, a slot or a place in the queue; once, whoever calls."""
         self._admission._leave(self)
@@ -158,7 +163,6 @@ class Admission:
                 'or let on_key_error="admit" serve them unbounded'
             )
         hash(tenant)
-        request[TENANT] = str(tenant)
         return tenant
 
     def _take(self, turn: Turn, limits: BulkheadLimits) -> Turn | Refusal:

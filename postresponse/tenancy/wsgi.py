@@ -55,6 +55,7 @@ class TenantLimitMiddleware(TenantLimits[WSGIApplication]):
             return self.app(environ, start_response)
         if isinstance(turn, Refusal):
             return _refuse(turn, environ, start_response)
+        turn.name_in(environ)
         try:
             if turn.waits and not _wait(turn, came, environ):
                 turn.leave()

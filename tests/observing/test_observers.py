@@ -13,6 +13,8 @@ from postresponse import after_response, asgi, current_exchange, doom, launch, w
 from postresponse.core.lifecycle import UnitState
 from postresponse.exceptions import ConfigurationError
 from postresponse.observing import JobTrace, Observer, Trace
+from postresponse.tenancy import asgi as tenancy_asgi
+from postresponse.tenancy import wsgi as tenancy_wsgi
 from postresponse.work import Bulkhead, TaskSupervisor
 from tests.fakes import FakeUnits, StrictASGIServer, StrictWSGIServer
 from tests.work.waiting import aidle, idle
@@ -276,3 +278,25 @@ def test_what_is_no_list_of_observers_is_refused(kind: Any, given: Any) -> None:
     app = (lambda scope, receive, send: None) if kind is asgi.PostResponseMiddleware else (lambda environ, start: None)
     with pytest.raises(ConfigurationError, match="observers: expected"):
         kind(app, observers=given)
+
+
+def test_whose_request_it_was_is_told_where_tenants_have_limits(protocol: str, supervisor: TaskSupervisor) -> None:
+    notes = Notes()
+    if protocol == "wsgi":
+
+        def wsgi_app(environ: Any, start_response: Any) -> list[bytes]:
+            start_response("200 OK", [])
+            return [b"body"]
+
+        inner = wsgi.PostResponseMiddleware(wsgi_app, observers=[notes])
+        StrictWSGIServer().run(tenancy_wsgi.TenantLimitMiddleware(inner, key=lambda environ: 7))
+    else:
+
+        async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"body"})
+
+        given = asgi.PostResponseMiddleware(asgi_app, observers=[notes])
+        limited = tenancy_asgi.TenantLimitMiddleware(given, key=lambda scope: 7)
+        anyio.run(StrictASGIServer().run, limited, backend=protocol)
+    assert [trace.tenant for trace in notes.traces] == ["7"]

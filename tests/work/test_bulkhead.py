@@ -109,12 +109,18 @@ async def test_the_timeout_counts_the_waiting_too(supervisor: TaskSupervisor, to
 
 
 def test_a_late_function_keeps_its_slot_until_its_thread_ends(supervisor: TaskSupervisor, quiet: None) -> None:
-    bulkhead, held = Bulkhead("mails", max_concurrency=1, supervisor=supervisor), threading.Event()
-    late = supervisor.launch(held.wait, 5, bulkhead="mails", timeout=0.01)
+    bulkhead = Bulkhead("mails", max_concurrency=1, supervisor=supervisor)
+    began, held = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        began.set()
+        held.wait(5)
+
+    late = supervisor.launch(hold, bulkhead="mails", timeout=0.3)
+    assert began.wait(5)
     following = bulkhead.submit(int)
     with pytest.raises(TimeoutError):
         late.result(5)
-    time.sleep(0.02)
     assert (following.state, bulkhead.running) == (JobState.WAITING, 1)
     held.set()
     assert following.result(5) == 0

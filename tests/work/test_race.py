@@ -12,7 +12,7 @@ from postresponse.exceptions import NotAccepted, NotAFunction, WrongThread
 from postresponse.work import TaskSupervisor, first_success, first_success_sync, scope
 from tests.fakes import Conflict, FakeUnits, StrictASGIServer, StrictWSGIServer
 from tests.work.conftest import Told
-from tests.work.waiting import aidle, idle
+from tests.work.waiting import aidle, auntil, idle
 
 
 @pytest.fixture(autouse=True)
@@ -90,11 +90,18 @@ async def test_errors_are_reported_after_the_response(supervisor: TaskSupervisor
 async def test_errors_in_an_attempt_that_is_run_again_are_reported_too(
     supervisor: TaskSupervisor, told: Told, quiet: None
 ) -> None:
+    answered = anyio.Event()
+
+    async def late() -> None:
+        await answered.wait()
+        raise LookupError("late")
+
+    late.__qualname__ = "LookupError('late')"
+
     async def app(scope: Any, receive: Any, send: Any) -> None:
         attempt = current_exchange().attempt
-        sources = source(LookupError(f"early {attempt}")), source(attempt), source(LookupError("late"), seconds=0.05)
-        assert await first_success(*sources) == attempt
-        await anyio.sleep(0.01)  # the early one has failed, too
+        assert await first_success(source(LookupError(f"early {attempt}")), source(attempt), late) == attempt
+        await auntil(lambda: len(supervisor.jobs()) == attempt)  # the late ones: the early one has failed, too
         assert told.errors == [("LookupError('early 1')",) * 2] * (attempt - 1)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"body"})
@@ -105,6 +112,7 @@ async def test_errors_in_an_attempt_that_is_run_again_are_reported_too(
     await server.run(PostResponseMiddleware(app, unit_of_work=units, commit=policy))
     assert server.status == 200
     assert told.errors == [(f"LookupError('early {attempt}')",) * 2 for attempt in (1, 2)]
+    answered.set()
     await aidle(supervisor)
     assert told.errors[2:] == [("LookupError('late')",) * 2] * 2
 
