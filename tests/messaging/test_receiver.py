@@ -584,13 +584,13 @@ async def test_without_a_hook_dead_letters_are_logged_with_their_traceback(
     told: Told,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    handled.failures = [ValueError("the secret of the message is 4711")]
-    queue.send(message("4711"))
+    handled.failures = [ValueError("the secret of the message is swordfish")]
+    queue.send(message("swordfish"))
     async with running(Receiver(queue, handled, attempts=1, supervisor=supervisor)):
         await auntil(lambda: queue.dead)
     (record,) = [record for record in caplog.records if "is given up" in record.getMessage()]
     assert record.exc_info is not None
-    assert "4711" not in record.getMessage()
+    assert "swordfish" not in record.getMessage()
 
 
 # -- filters ----------------------------------------------------------------------------------------------------------

@@ -163,10 +163,19 @@ async def test_who_waits_on_the_thread_of_a_loop_is_told_to_await(supervisor: Ta
 
 @pytest.mark.anyio
 async def test_a_cancelled_wait_cancels_no_job(supervisor: TaskSupervisor) -> None:
-    job = supervisor.launch(functools.partial(later, 3, seconds=0.02))
+    began, held = anyio.Event(), anyio.Event()
+
+    async def holding() -> int:
+        began.set()
+        await held.wait()
+        return 3
+
+    job = supervisor.launch(holding)
+    await began.wait()
     with anyio.move_on_after(0.001):
         await job
     assert job.state is JobState.RUNNING
+    held.set()
     assert await job == 3
 
 
@@ -319,9 +328,9 @@ def test_a_late_function_on_a_thread_is_told_of_in_time_and_listed_until_it_ends
 
 @pytest.mark.anyio
 async def test_a_job_that_is_done_in_time_is_left_alone(supervisor: TaskSupervisor, told: Told) -> None:
-    assert await supervisor.launch(later, 3, timeout=0.02) == 3
-    assert await supervisor.launch(lambda: 4, timeout=0.02) == 4
-    await anyio.sleep(0.03)
+    assert await supervisor.launch(later, 3, timeout=0.3) == 3
+    assert await supervisor.launch(lambda: 4, timeout=0.3) == 4
+    await anyio.sleep(0.31)
     assert told.errors == []
 
 

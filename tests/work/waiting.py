@@ -12,14 +12,14 @@ __all__ = ["aidle", "auntil", "idle", "until"]
 
 async def auntil(holds: Callable[[], object]) -> None:
     """Give the event loop turns until *holds*."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while not holds():  # noqa: ASYNC110 (nothing tells)
             await anyio.sleep(0.001)
 
 
 def until(holds: Callable[[], object]) -> None:
     """Wait in this thread until *holds*."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.001)

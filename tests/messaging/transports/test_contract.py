@@ -302,9 +302,10 @@ async def test_a_handler_that_raises_is_tried_again_and_gives_up_behind_its_last
 async def test_a_degraded_receiver_puts_messages_back_and_handles_them_once_when_it_is_healthy(
     place: Place, handled: Handled, supervisor: TaskSupervisor, told: Told
 ) -> None:
-    degraded = [True]
+    degraded, asked = [True], list[bool]()
 
     async def is_degraded() -> bool:
+        asked.append(degraded[0])
         return degraded[0]
 
     sent = [message(number, headers={"tenant": f"{number}"}) for number in range(3)]
@@ -314,7 +315,7 @@ async def test_a_degraded_receiver_puts_messages_back_and_handles_them_once_when
     for each in sent:
         await place.send(each)
     async with running(receiver):
-        await anyio.sleep(0.2)
+        await auntil(lambda: len(asked) >= 9)  # each was put back, and came again
         assert handled.deliveries == []
         degraded[0] = False
         await auntil(lambda: len(handled.payloads) == 3)
