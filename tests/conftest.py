@@ -58,9 +58,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_unconfigure() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
     """Show where each thread is, and end, if one that a test left behind keeps this process from ending."""
-    faulthandler.dump_traceback_later(60, exit=True)
+    waits_for_others = hasattr(config, "workerinput")  # one of several processes
+    faulthandler.dump_traceback_later(600 if waits_for_others else 60, exit=True)
 
 
 @pytest.hookimpl(optionalhook=True)

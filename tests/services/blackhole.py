@@ -65,4 +65,6 @@ class Blackhole:
     def close(self) -> None:
         self.is_closed = True
         for opened in [self.listener, *self.sockets]:
+            with suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)  # or who is in accept() holds the port
             opened.close()

@@ -59,7 +59,7 @@ class CommitProxy:
 
     def close(self) -> None:
         """Cut everything there is."""
-        self._listener.close()
+        _hang_up(self._listener)  # or the port listens on: whoever is in accept() holds it
         for line in self._lines:
             line.cut()
 
