@@ -98,8 +98,9 @@ def test_fastapi_is_looked_into_as_starlette_is() -> None:
 
 
 def test_the_middlewares_of_litestar_stand_inside_its_router() -> None:
+    inside: Any = CORSMiddleware
     app = Litestar(
-        middleware=[DefineMiddleware(PostResponseMiddleware), DefineMiddleware(CORSMiddleware)],
+        middleware=[DefineMiddleware(PostResponseMiddleware), inside],
         cors_config=CORSConfig(),
         compression_config=CompressionConfig(backend="gzip"),
     )
