@@ -20,7 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -103,6 +103,7 @@ def test_the_middlewares_of_litestar_stand_inside_its_router() -> None:
         middleware=[DefineMiddleware(PostResponseMiddleware), inside],
         cors_config=CORSConfig(),
         compression_config=CompressionConfig(backend="gzip"),
+        logging_config=None,  # or it configures the loggers of this process
     )
     assert names(app) == [
         "Litestar",
@@ -267,3 +268,60 @@ def test_below_gzip_the_sizes_are_those_of_what_goes_into_it() -> None:
     server = get(GZipMiddleware(PostResponseMiddleware(site, on_finished=outcomes.append)))
     assert outcomes[0].bytes_sent == 10_000
     assert len(server.body) < 1_000
+
+
+# -- told at the start ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """What was said of the stack so far; of other tests nothing was."""
+    monkeypatch.setattr("postresponse.core.log._told", set())
+    caplog.set_level("WARNING", "postresponse")
+    return lambda: [record.getMessage().partition(": ")[2] for record in caplog.records]
+
+
+def test_an_unsafe_place_is_told_once_when_the_server_starts(said: Callable[[], list[str]]) -> None:
+    app = starlette()
+    for _ in range(2):
+        with TestClient(app) as client:
+            client.get("/")
+    assert said() == [str(found(app, "inside_base_http_middleware"))]
+
+
+def test_where_no_lifespan_is_told_it_comes_with_the_first_request(said: Callable[[], list[str]]) -> None:
+    app = Starlette(middleware=[Middleware(GZipMiddleware), Middleware(PostResponseMiddleware)])
+    assert [TestClient(app).get("/").status_code for _ in range(2)] == [404, 404]
+    assert said() == [str(found(app, "below_compression"))]
+
+
+def test_around_what_is_mounted_the_stack_of_the_whole_is_told(said: Callable[[], list[str]]) -> None:
+    inner = PostResponseMiddleware(Starlette())
+    app = Starlette(routes=[Mount("/shop", inner)], middleware=[Middleware(GZipMiddleware)])
+    TestClient(app).get("/shop/orders")
+    (told,) = said()
+    assert "2: starlette.middleware.gzip.GZipMiddleware, 5: postresponse.asgi" in told
+
+
+def test_two_of_them_say_so_once_and_a_mounted_one_in_another_nothing(said: Callable[[], list[str]]) -> None:
+    twice = Starlette(middleware=[Middleware(PostResponseMiddleware), Middleware(PostResponseMiddleware)])
+    with TestClient(twice) as client:
+        client.get("/")
+    assert said() == [str(found(twice, "installed_twice"))]
+    around = PostResponseMiddleware(Starlette(routes=[Mount("/shop", PostResponseMiddleware(Starlette()))]))
+    TestClient(around).get("/shop/orders")
+    assert len(said()) == 1
+
+
+def test_a_stack_that_cannot_be_looked_into_breaks_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Odd:
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await PlainTextResponse("fine")(scope, receive, send)
+
+    Odd.__module__, Odd.__qualname__ = "starlette.applications", "Starlette"
+    caplog.set_level("DEBUG", "postresponse")
+    assert TestClient(PostResponseMiddleware(Odd())).get("/").text == "fine"
+    (record,) = (record for record in caplog.records if "looked into" in record.getMessage())
+    assert record.exc_info is not None
