@@ -137,7 +137,7 @@ class PostResponseMiddleware:
             if KEY not in scope:
                 warn_of(scope.get("app") or self, self)
                 if scope["type"] == "http":
-                    await self(scope, receive, send)
+                    await PostResponseMiddleware.__call__(self, scope, receive, send)
                     return
         if scope["type"] == "http":
             await self._step_aside(scope, receive, send)

@@ -61,10 +61,7 @@ class _Session:
 
     async def __call__(self, connection: HTTPConnection, committed: Annotated[None, commit_inside]) -> Any:
         if connection.scope["type"] == "websocket":
-            raise NoExchange(
-                "a WebSocket has no response, and so no session whose commit could be tied to one: enter a block "
-                "of its own for each thing that it does, `async with postresponse.scope(name, unit_of_work=db):`"
-            )
+            raise NoExchange.in_websocket()
         return self.db.session
 
 

@@ -54,9 +54,7 @@ async def place(session: RequestSession, again: Annotated[AsyncSession, session_
     return len(again.new)
 
 
-@fastapi.post("/sync-orders")
-def place_sync(session: Session = session_of(db)) -> None:
-    session.flush()
+as_default: Session = session_of(db)
 
 
 # units of work of one's own
