@@ -325,3 +325,21 @@ def test_a_stack_that_cannot_be_looked_into_breaks_nothing(
     assert TestClient(PostResponseMiddleware(Odd())).get("/").text == "fine"
     (record,) = (record for record in caplog.records if "looked into" in record.getMessage())
     assert record.exc_info is not None
+
+
+async def fails(request: Request) -> PlainTextResponse:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("outermost", [True, False], ids=["outermost", "added"])
+def test_an_error_that_nobody_handles_is_seen_by_both_and_the_500_by_the_outermost_alone(outermost: bool) -> None:
+    outcomes: list[Outcome] = []
+    app = Starlette(routes=[Route("/", fails)])
+    if not outermost:
+        app.add_middleware(PostResponseMiddleware, on_finished=outcomes.append)
+    server = get(PostResponseMiddleware(app, on_finished=outcomes.append) if outermost else app, raises=True)
+    assert (server.status, server.complete) == (500, True)
+    (outcome,) = outcomes
+    assert isinstance(outcome.exception, ZeroDivisionError)
+    seen = (outcome.ending, outcome.status, outcome.bytes_sent)
+    assert seen == (("handed_over", 500, len(server.body)) if outermost else ("failed", None, 0))
