@@ -78,9 +78,9 @@ class PostResponsePlugin(InitPluginProtocol, CLIPlugin):
         self._session_key = session_key
         self._unit_of_work = unit_of_work
         self._options = {"unit_of_work": unit_of_work, "error_response": _rendered, **options}
-        # Whatever is wrong with an option is said where it is given.
-        self._supervisor = PostResponseMiddleware(_never, **self._options)._settings.supervisor
-        self._middleware = DefineMiddleware(_RoutedMiddleware, **self._options)
+        # One for all routes. What Litestar's debug mode turns on belongs to `on_app_init`: app_config.debug.
+        self._core = PostResponseMiddleware(_route, **self._options)
+        self._middleware = DefineMiddleware(PostResponseRouteMiddleware, core=self._core)
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Install the middleware; Litestar calls it.
@@ -125,12 +125,13 @@ class PostResponsePlugin(InitPluginProtocol, CLIPlugin):
 
     @asynccontextmanager
     async def _lifespan(self, app: Litestar) -> AsyncIterator[None]:
-        self._supervisor.open()
-        warn_of(app, None)
+        supervisor = self._core._settings.supervisor
+        supervisor.open()
+        warn_of(app, self._core)
         try:
             yield
         finally:
-            await self._supervisor.aclose()
+            await supervisor.aclose()
 
 
 class _Last(InitPluginProtocol):
@@ -223,44 +224,37 @@ def _refuse_autocommit(before_send: list[Any]) -> None:
 
 # -- the middleware of one route --------------------------------------------------------------------------------------
 
-_routed: ContextVar[Any] = ContextVar("postresponse_litestar_scope")
-"""The scope that Litestar has routed."""
+_routed: ContextVar[tuple[Any, Any]] = ContextVar("postresponse_litestar")
+"""The scope that Litestar has routed, and the rest of the stack of its route."""
 
 
-class _RoutedMiddleware(PostResponseMiddleware):
-    """The middleware in the stack of one route; it tells the route, and gives the application the scope that it had."""
+class PostResponseRouteMiddleware:
+    """What stands in the stack of one route: it tells the route, and asks the one middleware of the application."""
 
-    def __init__(self, app: Any, **options: Any) -> None:
-        super().__init__(_Inside(app), **options)
+    def __init__(self, app: Any, core: PostResponseMiddleware) -> None:
+        self.app = app
+        self._core = core
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
-            await super().__call__(scope, receive, send)
+            await self.app(scope, receive, send)
             return
-        token = _routed.set(scope)
+        token = _routed.set((scope, self.app))
         try:
-            await super().__call__({**scope, ROUTE: scope.get("path_template")}, receive, send)
+            await self._core({**scope, ROUTE: scope.get("path_template")}, receive, send)
         finally:
             _routed.reset(token)
 
 
-class _Inside:
-    """Calls the rest of the stack with the scope that Litestar has routed, as one attempt at the request has it."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, given: Mapping[str, Any], receive: Any, send: Any) -> None:
-        if given["type"] != "http":
-            await self.app(given, receive, send)
-            return
-        scope = _routed.get()
-        state = given["state"]
-        if state is not scope["state"]:  # a copy, since the request may be run again
-            state.update((name, _anew(value)) for name, value in state.items() if isinstance(value, ScopeState))
-        scope.clear()
-        scope.update(given)
-        await self.app(scope, receive, send)
+async def _route(given: Any, receive: Any, send: Any) -> None:
+    """Call the rest of the stack with the scope that Litestar has routed, as one attempt at the request has it."""
+    scope, app = _routed.get()
+    state = given["state"]
+    if state is not scope["state"]:  # a copy, since the request may be run again
+        state.update((name, _anew(value)) for name, value in state.items() if isinstance(value, ScopeState))
+    scope.clear()
+    scope.update(given)
+    await app(scope, receive, send)
 
 
 def _anew(state: ScopeState) -> ScopeState:
@@ -271,10 +265,6 @@ def _anew(state: ScopeState) -> ScopeState:
         if isinstance(value, list | dict):
             setattr(made, name, value.copy())
     return made
-
-
-async def _never(scope: Any, receive: Any, send: Any) -> None:
-    """An application that is never called."""
 
 
 # -- the exception handlers -------------------------------------------------------------------------------------------

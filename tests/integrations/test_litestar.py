@@ -188,7 +188,7 @@ def test_it_is_the_first_middleware_of_each_route_and_hooks_of_before_send_see_w
         assert client.post("/").status_code == 201
         assert client.post("/nowhere").status_code == 404
     assert marks[0] == ("http.response.start", "POSTRESPONSE", ["begin", "commit", "close"])
-    assert [layer.name for layer in layers_of(app)][3:5] == ["_RoutedMiddleware", "Marking"]
+    assert [layer.name for layer in layers_of(app)][3:5] == ["PostResponseRouteMiddleware", "Marking"]
     assert units.log == ["begin", "commit", "close"]  # no route, no unit of work
 
 

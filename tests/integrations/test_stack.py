@@ -142,6 +142,15 @@ def settings(project: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     return settings
 
 
+def test_quart_is_followed_as_flask_is() -> None:
+    quart: Any = pytest.importorskip("quart", reason="comes with the extra of Quart")
+    app = quart.Quart("shop")
+    app.asgi_app = GZipMiddleware(PostResponseMiddleware(app.asgi_app))
+    assert names(app) == ["Quart", "GZipMiddleware", "PostResponseMiddleware"]
+    assert names(app.asgi_app) == ["GZipMiddleware", "PostResponseMiddleware", "Quart"]
+    assert codes(app) == ["below_compression"]
+
+
 def test_plain_wrappers_are_followed_by_the_names_that_they_use() -> None:
     async def application(scope: Any, receive: Any, send: Any) -> None: ...
 
@@ -287,6 +296,14 @@ def test_an_unsafe_place_is_told_once_when_the_server_starts(said: Callable[[], 
         with TestClient(app) as client:
             client.get("/")
     assert said() == [str(found(app, "inside_base_http_middleware"))]
+
+
+@pytest.mark.parametrize("commit", ["head", "buffered", "after_send", lambda scope: "head", None])
+def test_what_harms_a_late_commit_is_told_where_there_may_be_one(said: Callable[[], list[str]], commit: Any) -> None:
+    app = PostResponseMiddleware(Timing(site), unit_of_work=commit and FakeUnits(is_async=True), commit=commit)
+    TestClient(app).get("/")
+    told = commit not in ("head", None)
+    assert said() == [str(found(app, "base_http_middleware_inside"))] * told
 
 
 def test_where_no_lifespan_is_told_it_comes_with_the_first_request(said: Callable[[], list[str]]) -> None:
