@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from copy import copy
+from functools import partial
 from typing import Any, Final
 
 import click
@@ -77,7 +78,7 @@ class PostResponsePlugin(InitPluginProtocol, CLIPlugin):
             raise ConfigurationError(f"session_key: expected the name of a parameter, found {session_key!r}")
         self._session_key = session_key
         self._unit_of_work = unit_of_work
-        self._options = {"unit_of_work": unit_of_work, "error_response": _rendered, **options}
+        self._options = {"unit_of_work": unit_of_work, "error_response": partial(_rendered, None), **options}
         # One for all routes. What Litestar's debug mode turns on belongs to `on_app_init`: app_config.debug.
         self._core = PostResponseMiddleware(_route, **self._options)
         self._middleware = DefineMiddleware(PostResponseRouteMiddleware, core=self._core)
@@ -294,14 +295,16 @@ def rendered_by(app: Litestar) -> Callable[[Failure], Awaitable[ErrorResponse | 
     """
     if not isinstance(app, Litestar):
         raise ConfigurationError(f"rendered_by: expected the Litestar application itself, found {app!r}")
-    return _rendered
+    return partial(_rendered, app)
 
 
-async def _rendered(failure: Failure) -> ErrorResponse | None:
-    scope, error = failure.exchange.scope, failure.exception
-    if not isinstance(error, Exception) or "litestar_app" not in scope:
+async def _rendered(outermost: Litestar | None, failure: Failure) -> ErrorResponse | None:
+    """Answer by the application that has routed the request, or by the *outermost* where it did not get so far."""
+    error = failure.exception
+    app: Litestar | None = failure.exchange.scope.get("litestar_app", outermost)
+    if app is None or not isinstance(error, Exception):
         return None
-    app: Litestar = scope["litestar_app"]
+    scope: Any = {**failure.exchange.scope, "app": app, "litestar_app": app}
     route = scope.get("route_handler")
     handlers = app.exception_handlers if route is None else route.resolve_exception_handlers()
     handler = _handler_of(handlers, error, own=failure.unknown or failure.partial)

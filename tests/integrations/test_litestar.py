@@ -343,6 +343,9 @@ def test_outermost_the_handlers_answer_as_well() -> None:
     app = PostResponseMiddleware(inner, unit_of_work=failing(ValueError()), error_response=rendered_by(inner))
     answer = TestClient(app).post("/")
     assert (answer.status_code, answer.text) == (409, "taken")
+    units = FakeUnits({"begin": ValueError()}, is_async=True)  # before Litestar has seen the request
+    answer = TestClient(PostResponseMiddleware(inner, unit_of_work=units, error_response=rendered_by(inner))).post("/")
+    assert (answer.status_code, answer.text) == (409, "taken")
     wrapped: Any = app
     with pytest.raises(ConfigurationError, match="expected the Litestar application itself"):
         rendered_by(wrapped)
