@@ -122,6 +122,14 @@ class UnknownToken(ConfigurationError):
 class NoExchange(PostResponseError, RuntimeError):
     """There is no current exchange: the call was made outside of a request, or the middleware is not installed."""
 
+    @classmethod
+    def in_websocket(cls) -> "NoExchange":
+        """Make the one for a session that a WebSocket asks for."""
+        return cls(
+            "a WebSocket has no response, and so no session whose commit could be tied to one: enter a block of its "
+            "own for each thing that it does, `async with postresponse.scope(name, unit_of_work=db):`"
+        )
+
 
 class ResponseStarted(PostResponseError, RuntimeError):
     """The call came too late to have an effect.

@@ -111,6 +111,8 @@ LINES: Final = (
     Line(logging.ERROR, rf"{ROUTE}: the application raised after its response was replaced", traceback=True),
     Line(logging.ERROR, rf"{ROUTE}: a body that is discarded could not be closed", traceback=True),
     Line(logging.INFO, r"the application does not know lifespan, which is answered in its place: \w+\(.*\)"),
+    Line(logging.WARNING, r"an unsafe place in the stack: .+ \(\d+: .+\); .+"),
+    Line(logging.DEBUG, "the stack of .+ could not be looked into", traceback=True),
     # clean-up
     Line(logging.ERROR, r"<.+ takes longer than [\d.]+ s; its connection is severed"),
     Line(logging.ERROR, "a connection could not be severed", traceback=True),

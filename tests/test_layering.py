@@ -34,6 +34,7 @@ RANKS: Final[Mapping[str, int]] = {
     "postresponse.observing": 3,
     "postresponse.importing": 2,
     "postresponse.configuration": 3,
+    "postresponse.stack": 3,
     "postresponse.integrations": 4,
     "postresponse.testing": 4,
     "postresponse.inspector": 4,

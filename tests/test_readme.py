@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import anyio
@@ -218,6 +219,17 @@ def check_fastapi(found: Namespace) -> None:
     assert rows("fastapi") == ["tea"]
 
 
+def check_session_of(found: Namespace) -> None:
+    answers = post_to_asgi(found, "/orders/tea", "/orders/tea", "/orders/gold")
+    assert [answer.status_code for answer in answers] == [201, 409, 422]
+    assert rows("fastapi") == ["tea"]
+
+
+def check_litestar(found: Namespace) -> None:
+    assert [answer.status_code for answer in post_to_asgi(found, "/orders/tea", "/orders/tea")] == [201, 409]
+    assert rows("litestar") == ["tea"]
+
+
 def check_advanced_alchemy(found: Namespace) -> None:
     assert [found["policy"].commit_if(Head(status)) for status in (200, 204, 302, 404)] == [True, True, False, False]
 
@@ -241,6 +253,8 @@ CHECKS: dict[str, Callable[[Namespace], None]] = {
     "When a commit fails": check_error_response,
     "When two requests want the same": check_retry,
     "Several databases": check_several_databases,
+    "Starlette and FastAPI": check_session_of,
+    "Litestar": check_litestar,
     "From a FastAPI `yield` dependency": check_fastapi,
     "From advanced-alchemy's autocommit": check_advanced_alchemy,
     "From a Flask teardown function": check_flask,
@@ -261,8 +275,10 @@ def test_the_python_blocks_under_a_heading_run_and_do_what_is_said(
     monkeypatch.chdir(tmp_path)
     # Of this process, and not the README's to change.
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    monkeypatch.setattr("logging.config.dictConfig", lambda *_: None)  # as Litestar does
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    found: Namespace = {"__name__": "readme"}
+    found: Namespace = vars(module := ModuleType("readme"))
+    monkeypatch.setitem(sys.modules, "readme", module)  # where Litestar looks names up
     for block in of("python", heading):
         # The line numbers of a traceback are the README's.
         exec(compile("\n" * (block.line - 1) + block.code, ROOT / "README.md", "exec"), found)

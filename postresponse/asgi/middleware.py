@@ -14,6 +14,7 @@ from postresponse.core.observer import Observer
 from postresponse.core.policy import CommitPolicy
 from postresponse.core.settings import Settings, check_application, known_options
 from postresponse.exceptions import WrongApplication
+from postresponse.stack import warn_of
 from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork
 from postresponse.work.current import supervisor_given
 from postresponse.work.homes import trio_token
@@ -72,6 +73,8 @@ class PostResponseMiddleware:
     ) -> None:
         check_application(app, 3, twin="postresponse.wsgi.PostResponseMiddleware")
         self.app = app
+        # What type of scope has an exchange: none, until the first call of any type has looked at the stack.
+        self._handles = ""
         self._settings = Settings.of(
             is_async=True,
             clock=monotonic_ns,
@@ -89,7 +92,7 @@ class PostResponseMiddleware:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one connection (ASGI 3.0)."""
-        if scope["type"] != "http" or KEY in scope:
+        if scope["type"] != self._handles or KEY in scope:
             await self._pass_on(scope, receive, send)
             return
         settings = self._settings
@@ -128,7 +131,14 @@ class PostResponseMiddleware:
             exchange = exchange._following(given)
 
     async def _pass_on(self, scope: Any, receive: Any, send: Any) -> None:
-        """Handle what is no request, or is one that a middleware further out handles already."""
+        """Handle what is no request, or is one that a middleware further out handles already; or the first of all."""
+        if not self._handles:
+            self._handles = "http"
+            if KEY not in scope:
+                warn_of(scope.get("app") or self, self)
+                if scope["type"] == "http":
+                    await PostResponseMiddleware.__call__(self, scope, receive, send)
+                    return
         if scope["type"] == "http":
             await self._step_aside(scope, receive, send)
         elif scope["type"] == "lifespan":

@@ -1,6 +1,6 @@
 """What users write; a line marked `type: ignore` is a mistake, and strict checkers complain if they see none there."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI
 from flask import Flask
@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from postresponse import CommitPolicy, Outcome, asgi, commit_policy, current_exchange, doom, force_commit, wsgi
 from postresponse.core.exchange import Exchange, Failure
 from postresponse.error_response import ErrorResponse
+from postresponse.integrations.fastapi import session_of
 from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork, WSGIApplication
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
 
@@ -42,6 +43,19 @@ flask = Flask(__name__)
 flask.wsgi_app = wsgi.PostResponseMiddleware(flask.wsgi_app, unit_of_work=db)  # type: ignore[method-assign]
 plain: WSGIApplication = wsgi.PostResponseMiddleware(flask, unit_of_work=db, commit=CommitPolicy("after_send"))
 sync_under_asgi = asgi.PostResponseMiddleware(fastapi, unit_of_work=db)
+
+# sessions as dependencies
+RequestSession = Annotated[AsyncSession, session_of(adb)]
+
+
+@fastapi.post("/orders")
+async def place(session: RequestSession, again: Annotated[AsyncSession, session_of(adb)]) -> int:
+    await session.flush()
+    return len(again.new)
+
+
+as_default: Session = session_of(db)
+
 
 # units of work of one's own
 sync_session: Session = db.session
