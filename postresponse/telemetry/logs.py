@@ -44,9 +44,10 @@ class LogContext(logging.Filter, Observer):
         super().__init__()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add the three to *record*, unless whoever logged it has named the job; every record passes."""
-        if not hasattr(record, "job"):
-            record.exchange, record.route, record.job = _where()
+        """Add to *record* what whoever logged it has not; every record passes."""
+        for name, value in zip(("exchange", "route", "job"), _where(), strict=True):
+            if not hasattr(record, name):
+                setattr(record, name, value)
         return True
 
     def job_around(self, job: Any) -> AbstractContextManager[object]:

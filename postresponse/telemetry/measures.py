@@ -69,9 +69,9 @@ def _position(moments: Moments, at: int) -> str:
     return "after_head" if moments.body_sent is None or at < moments.body_sent else "after_send"
 
 
-def method_of(trace: Trace) -> str:
-    """Return the method of the request, or `"other"`: a client may send any word."""
-    return trace.method if trace.method in _METHODS else OTHER
+def method_of(trace: Trace, *, other: str = OTHER) -> str:
+    """Return the method of the request, or *other*: a client may send any word."""
+    return trace.method if trace.method in _METHODS else other
 
 
 class Names:

@@ -49,6 +49,9 @@ __all__ = ["OpenTelemetryObserver"]
 _PROVIDERS: Final = (("tracer_provider", TracerProvider), ("meter_provider", MeterProvider))
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
+_SPANS: Final = 100
+"""Commits of one request that have a span, at most: a batch that commits each row is still counted as a whole."""
+
 
 class _Request:
     """What is kept of a request from its beginning to its end: its span, and weakly its exchange."""
@@ -143,9 +146,11 @@ class OpenTelemetryObserver(Observer):
             if span.is_recording():
                 span.set_attributes(said)
             offset = time_ns() - monotonic_ns()
-            for commit in commits:
+            for commit in commits[:_SPANS]:
                 self._record(span, commit, said, offset)
-        labels = {"http.request.method": method_of(trace), "http.route": self._routes(trace.template)}
+        labels = {"http.request.method": method_of(trace, other="_OTHER")}
+        if trace.template is not None:
+            labels["http.route"] = self._routes(trace.template)
         self._responses.add(1, {**labels, "postresponse.ending": trace.outcome.ending.value})
         for commit in commits:
             self._commits.record(commit.seconds, {**labels, **_labels(commit)})
@@ -204,9 +209,11 @@ class OpenTelemetryObserver(Observer):
 
 
 def _own(span: Span) -> Span | None:
-    """The span, if it is one of this process; one that only came with the request is its caller's."""
+    """The span, if it is one of this process, and not over: one that only came with the request is its caller's."""
     context = span.get_span_context()
-    return span if context.is_valid and not context.is_remote else None
+    if not context.is_valid or context.is_remote:
+        return None
+    return span if span.is_recording() or not context.trace_flags.sampled else None
 
 
 def _said(trace: Trace) -> dict[str, Any]:

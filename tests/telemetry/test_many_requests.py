@@ -172,30 +172,32 @@ def serve_asgi(everything: Everything, loop: asyncio.Runner) -> Callable[[int], 
 
 @pytest.mark.parametrize("protocol", ["asgi", "wsgi"])
 def test_memory_stays_flat_and_labels_bounded_with_every_observer_on(protocol: str, everything: Everything) -> None:
+    traced = sys.gettrace() is not None  # by coverage, which keeps what it sees
+    requests = WARM + 4 * BLOCK if traced else REQUESTS
     with asyncio.Runner() as loop:
         serve = serve_wsgi(everything) if protocol == "wsgi" else serve_asgi(everything, loop)
         serve(WARM)  # every name that is to be known is known, and every cache full
         garbage = collected(lambda: serve(BLOCK))
         before = sys.getallocatedblocks()
-        serve(REQUESTS - WARM - 3 * BLOCK)
+        serve(requests - WARM - 3 * BLOCK)
         gc.collect()
         blocks = sys.getallocatedblocks() - before
         tracemalloc.start()
         try:
             serve(BLOCK)
             gc.collect()
-            traced, _ = tracemalloc.get_traced_memory()
+            reached, _ = tracemalloc.get_traced_memory()
             serve(BLOCK)
             gc.collect()
-            grown = tracemalloc.get_traced_memory()[0] - traced
+            grown = tracemalloc.get_traced_memory()[0] - reached
         finally:
             tracemalloc.stop()
-    assert everything.counts.traces == REQUESTS
-    until(lambda: everything.counts.jobs == REQUESTS // 5)  # the last is told of behind its end
-    assert everything.spans.count == REQUESTS * 2 + REQUESTS // 5  # of the request, its commit, and every job
+    assert everything.counts.traces == requests
+    until(lambda: everything.counts.jobs == requests // 5)  # the last is told of behind its end
+    assert everything.spans.count == requests * 2 + requests // 5  # of the request, its commit, and every job
     assert garbage == 0
-    assert blocks < REQUESTS // 10  # not one for each job, of which there is a fifth as many
-    assert grown < 100 * BLOCK  # an exchange, a trace or a span is several times as large
+    assert traced or blocks < requests // 10  # not one for each job, of which there is a fifth as many
+    assert traced or grown < 100 * BLOCK  # an exchange, a trace or a span is several times as large
     shown = generate_latest(everything.registry).decode()
     series = [line for line in shown.splitlines() if "_created" not in line and "_total{" in line]
     assert len(series) == 2 * (BOUND + 2) + (BOUND + 1)  # two counters by route, "other" and "unmatched"; and the jobs
