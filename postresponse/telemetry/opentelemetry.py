@@ -241,7 +241,7 @@ def _labels(commit: Commit) -> dict[str, Any]:
 
 
 def _fail(span: Span, error: BaseException | None, kind: str, at: int | None = None) -> None:
-    """Give *span* the status of an error, once."""
+    """Give *span* the status of an error, and say why."""
     name = kind if error is None else type(error).__qualname__
     if error is not None:
         span.record_exception(error, timestamp=at)

@@ -44,11 +44,11 @@ class ServerTiming(Observer):
 
     def _settled(self, found: "ref[Exchange]") -> None:
         exchange = found()
-        if exchange is None or exchange._head_sent is not None or exchange._settling is None:
+        if exchange is None or exchange._head_sent is not None:
             return
-        if exchange._settled is not None:
-            name = "commit" if exchange.unit_of_work is UnitState.COMMITTED else "rollback"
-            exchange.headers.append(("Server-Timing", f"{name};dur={_ms(exchange._settling, exchange._settled)}"))
+        began, ended = exchange._settling or 0, exchange._settled or 0
+        name = "commit" if exchange.unit_of_work is UnitState.COMMITTED else "rollback"
+        exchange.headers.append(("Server-Timing", f"{name};dur={_ms(began, ended)}"))
 
 
 def _ms(since: int, until: int) -> str:

@@ -374,8 +374,12 @@ def test_a_job_that_is_late_has_the_status_of_an_error(telemetry: Telemetry, qui
     cancelled.cancel()
     with pytest.raises(CancelledError):
         cancelled.result(5)
-    supervisor.close(2)
+    lost = supervisor.launch(anyio.sleep, 10, name="lost")
+    until(lambda: lost.state == "running")
+    supervisor.close(0)
+    until(lambda: "job lost" in finished(telemetry))
     spans = finished(telemetry)
+    assert (spans["job lost"].status.status_code, spans["job lost"].status.description) == (StatusCode.ERROR, "dropped")
     for name in (sync.name, late.name):
         status = spans[f"job {name}"].status
         assert (status.status_code, status.description) == (
@@ -384,9 +388,9 @@ def test_a_job_that_is_late_has_the_status_of_an_error(telemetry: Telemetry, qui
         )
     assert spans["job cancelled"].status.status_code is StatusCode.UNSET
     assert dict(spans["job cancelled"].attributes or {})["postresponse.job.state"] == "cancelled"
-    until(lambda: sum(telemetry.counts("postresponse.jobs").values()) == 3)
+    until(lambda: sum(telemetry.counts("postresponse.jobs").values()) == 4)
     states = {dict(labels)["postresponse.job.state"]: n for labels, n in telemetry.counts("postresponse.jobs").items()}
-    assert states == {"timed_out": 2, "cancelled": 1}
+    assert states == {"timed_out": 2, "cancelled": 1, "dropped": 1}
 
 
 def test_the_metrics_tell_positions_and_endings_by_bounded_routes(telemetry: Telemetry) -> None:
@@ -403,6 +407,24 @@ def test_the_metrics_tell_positions_and_endings_by_bounded_routes(telemetry: Tel
     commits = telemetry.counts("postresponse.commit.duration")
     assert {dict(labels)["postresponse.commit.position"] for labels in commits} == {"after_send"}
     assert sum(commits.values()) == 4
+
+
+def test_a_commit_behind_the_last_part_comes_after_the_end_of_its_request(telemetry: Telemetry) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"body"})
+
+    units = FakeUnits(is_async=True)
+    options: Any = {"unit_of_work": units, "commit": "after_send", "observers": [telemetry.observer()]}
+    run_asgi(AroundASGI(asgi.PostResponseMiddleware(app, **options), tracer_provider=telemetry.tracers))
+    (request,) = [span for span in telemetry.exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
+    commit = finished(telemetry)["commit"]
+    assert commit.parent == request.context
+    assert _times(request)[1] < _times(commit)[0]
+    said: Any = dict(commit.attributes or {})
+    assert said["postresponse.commit.position"] == "after_send"
+    assert said["postresponse.commit_to_head_ms"] < 0
+    assert "postresponse.unit_of_work" not in dict(request.attributes or {})  # nobody knew
 
 
 def test_a_commit_ahead_of_the_answer_is_told_as_any_other(telemetry: Telemetry) -> None:

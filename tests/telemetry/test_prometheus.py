@@ -279,7 +279,12 @@ def test_two_of_one_name_are_refused_and_leave_the_registry_as_it_was(registry: 
     PrometheusObserver(registry=registry)
     with pytest.raises(ConfigurationError, match="it has metrics of 'postresponse' already; give one observer"):
         PrometheusObserver(registry=registry)
-    PrometheusObserver(registry=registry, namespace="another")
+    Counter("jobs", "Of somebody else.", namespace="another", registry=registry)
+    before = list(registry.collect())
+    with pytest.raises(ConfigurationError, match="it has metrics of 'another' already"):
+        PrometheusObserver(registry=registry, namespace="another")
+    assert [each.name for each in registry.collect()] == [each.name for each in before]
+    PrometheusObserver(registry=registry, namespace="a_third")
 
 
 def test_an_outbox_is_asked_by_a_sync_engine(registry: CollectorRegistry) -> None:
