@@ -1,4 +1,8 @@
-"""A scope of Sentry's for each job: what is captured there tells the job, and stays out of every other request."""
+"""A scope of Sentry's for each job: what is captured there tells the job, and stays out of every other request.
+
+It is an observer that is given, and nothing that a supervisor finds by itself: whoever has Sentry loaded has not asked
+for this by that.
+"""
 
 import sys
 from collections.abc import Iterator
