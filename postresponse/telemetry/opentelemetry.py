@@ -145,7 +145,7 @@ class OpenTelemetryObserver(Observer):
             said = _said(trace)
             if span.is_recording():
                 span.set_attributes(said)
-            offset = time_ns() - monotonic_ns()
+            offset = _since_1970()
             for commit in commits[:_SPANS]:
                 self._record(span, commit, said, offset)
         labels = {"http.request.method": method_of(trace, other="_OTHER")}
@@ -206,6 +206,15 @@ class OpenTelemetryObserver(Observer):
     def job_ended(self, trace: JobTrace) -> None:
         """Count it."""
         self._jobs.add(1, {"postresponse.job.state": trace.state})
+
+
+def _since_1970() -> int:
+    """What makes nanoseconds since 1970 of a monotonic stamp: of three looks the quickest, which nothing came between."""
+    looks = []
+    for _ in range(3):
+        before, now, after = monotonic_ns(), time_ns(), monotonic_ns()
+        looks.append((after - before, now - (before + after) // 2))
+    return min(looks)[1]
 
 
 def _own(span: Span) -> Span | None:

@@ -1,5 +1,6 @@
 """A scope of Sentry's for each job, with the real SDK and its transport in memory."""
 
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ import anyio
 import pytest
 import sentry_sdk
 from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
+from sentry_sdk.integrations.dedupe import DedupeIntegration
+from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.integrations.wsgi import SentryWsgiMiddleware
 from sentry_sdk.transport import Transport
 
@@ -37,13 +40,31 @@ class InMemory(Transport):
         return event
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _logging() -> Iterator[None]:
+    """Give logging back as it was."""
+    before = logging.Logger.callHandlers
+    yield
+    logging.Logger.callHandlers = before  # type: ignore[method-assign]
+
+
 @pytest.fixture
 def sent() -> Iterator[InMemory]:
-    """What is sent to Sentry, with its usual integrations: logging, that turns errors into events, among them."""
+    """What is sent to Sentry, of the lines of the log too.
+
+    Of its usual integrations those two that have a part in this: the others change libraries, for all other tests.
+    """
     transport = InMemory()
     scope = sentry_sdk.get_global_scope()
     before = scope.client
-    sentry_sdk.init("https://key@sentry.invalid/1", transport=transport, traces_sample_rate=1.0)
+    sentry_sdk.init(
+        "https://key@sentry.invalid/1",
+        transport=transport,
+        traces_sample_rate=1.0,
+        default_integrations=False,
+        auto_enabling_integrations=False,
+        integrations=[LoggingIntegration(), DedupeIntegration()],
+    )
     yield transport
     sentry_sdk.get_client().close()
     scope.set_client(before)
