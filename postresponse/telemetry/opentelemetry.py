@@ -209,7 +209,7 @@ class OpenTelemetryObserver(Observer):
 
 
 def _since_1970() -> int:
-    """What makes nanoseconds since 1970 of a monotonic stamp: of three looks the quickest, which nothing came between."""
+    """What makes nanoseconds since 1970 of a monotonic stamp: the quickest of three looks, with nothing in between."""
     looks = []
     for _ in range(3):
         before, now, after = monotonic_ns(), time_ns(), monotonic_ns()
