@@ -158,13 +158,17 @@ def test_the_line_that_says_that_a_job_is_lost_or_late_has_them_too(
         goes_on.wait(10)
 
     def on_error(job: Any, error: BaseException) -> None:
+        seen.append(request_id.get())
         goes_on.set()
+
+    seen: list[str] = []
 
     supervisor._on_error = on_error
     number = serve(view, supervisor, context)
     known = {"request_id": "r-1", "exchange": number, "route": "GET /orders"}
     assert lines.of("the job receipt of GET /orders is lost") == {**known, "job": "receipt"}
     assert lines.of("the job late of GET /orders failed") == {**known, "job": "late"}
+    assert seen == ["r-1"]
 
 
 def test_without_the_observer_the_filter_still_tells_the_request(lines: Lines, supervisor: TaskSupervisor) -> None:
