@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from postresponse import after_response, wsgi
-from postresponse.exceptions import SupervisorClosed
 from postresponse.observing import Observer, Trace
 from postresponse.telemetry.logs import LogContext
 from postresponse.work import Bulkhead, TaskSupervisor
@@ -191,10 +190,3 @@ def test_it_can_be_set_up_by_a_dictionary(context: LogContext) -> None:
     record = logging.LogRecord("shop", logging.INFO, "shop.py", 1, "idle", (), None)
     assert handler.filter(record)
     assert handler.format(record) == "None  : idle"
-
-
-def test_a_closed_supervisor_says_which_job_came_too_late(supervisor: TaskSupervisor) -> None:
-    supervisor.open()
-    supervisor.close(2)
-    with pytest.raises(SupervisorClosed, match="receipt comes too late"):
-        supervisor.launch(str, name="receipt")
