@@ -84,6 +84,9 @@ LINES: Final = (
     Line(logging.DEBUG, "the job .+ cannot start", traceback=True),
     Line(logging.ERROR, rf"{ROUTE}: work after the response could not start", traceback=True),
     Line(logging.WARNING, r"the stream .+ is closed: .+ left it, .+; \d+ were put, \d+ taken, and \d+ wait"),
+    # telemetry
+    Line(logging.WARNING, r"\S+ cannot be counted, and its metrics are left out: .+"),
+    Line(logging.INFO, r"\S+ is counted again"),
     # receivers
     Line(logging.WARNING, r".+: \S+ [0-9a-f-]{36} failed, and comes again in [\d.]+ s: .+"),
     Line(logging.WARNING, r".+: \S+ [0-9a-f-]{36} is left alone: .+"),

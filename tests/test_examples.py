@@ -153,6 +153,7 @@ def test_every_example_is_run_here() -> None:
         "notify_app",
         "race_app",
         "tenants_app",
+        "telemetry_app",
         "celery_outbox",
         *SESSIONS,
         *STREAMS,
@@ -318,6 +319,22 @@ def test_a_tenant_waits_for_itself_alone_and_is_refused_past_its_queue(tmp_path:
         assert seconds < answers[3][1] / 2
         many = [clients.submit(ask, "big-corp") for _ in range(8)]
         assert max(each.result() for each in many)[0] == 200
+
+
+def test_spans_metrics_and_lines_of_the_log_tell_of_an_order_and_of_its_receipt(tmp_path: Path) -> None:
+    with serving(first_command("telemetry_app"), tmp_path) as running, Client(running.port) as client:
+        assert [client.request("POST", f"/orders/{item}").status for item in ("tea", "gold")] == [201, 409]
+        assert until(lambda: "job receipt" in running.log())
+        shown = client.request("GET", "/metrics/").body.decode()
+        log = running.log()
+    names = re.findall(r"^[0-9a-f]{8} ([^,]+), ", log, re.MULTILINE)
+    assert {"POST /orders/tea", "commit", "POST /orders/gold", "rollback"} <= set(names), log
+    (linked,) = re.findall(r"^[0-9a-f]{8} job receipt, 3\d\d\.\d ms linked to ([0-9a-f]{8})$", log, re.MULTILINE)
+    assert re.search(rf"^{linked} commit, ", log, re.MULTILINE)
+    assert re.search(r"^request \d+, POST /orders/\{item\}, job receipt: a receipt for tea$", log, re.MULTILINE)
+    assert re.search(
+        r'commits_total\{.*outcome="rolled_back",position="before_head",route="/orders/\{item\}"\} 1', shown
+    )
 
 
 @pytest.mark.service("rabbitmq")

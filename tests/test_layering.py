@@ -38,6 +38,7 @@ RANKS: Final[Mapping[str, int]] = {
     "postresponse.integrations": 4,
     "postresponse.testing": 4,
     "postresponse.inspector": 4,
+    "postresponse.telemetry": 4,
     "postresponse.cli": 4,
     "postresponse.__main__": 4,
     "postresponse.demo": 4,

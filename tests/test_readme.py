@@ -25,6 +25,8 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy.exc import IntegrityError
 from starlette.testclient import TestClient
 
@@ -39,6 +41,7 @@ from postresponse.tenancy import wsgi as wsgi_tenancy
 from postresponse.work import BulkheadLimits, JobState, TaskSupervisor
 from tests.servers.client import Client
 from tests.services.ports import free_port
+from tests.work.waiting import until
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -239,6 +242,23 @@ def check_flask(found: Namespace) -> None:
     assert rows("flask") == ["tea"]
 
 
+def check_opentelemetry(found: Namespace) -> None:
+    exporter = InMemorySpanExporter()
+    found["tracers"].add_span_processor(SimpleSpanProcessor(exporter))
+    assert post(found, "/orders").status_code == 201
+    until(lambda: len(exporter.get_finished_spans()) == 2)
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    assert [link.context for link in spans["job receipt"].links] == [spans["POST /orders"].context]
+
+
+def check_prometheus(found: Namespace) -> None:
+    client = TestClient(found["app"])
+    assert client.post("/orders/tea").status_code == 201
+    counted = 'postresponse_responses_total{ending="handed_over",method="POST",route="/orders/{item}"} 1.0'
+    assert counted in client.get("/metrics/").text
+    until(lambda: 'postresponse_jobs_total{job="receipt",outcome="done"} 1.0' in client.get("/metrics/").text)
+
+
 CHECKS: dict[str, Callable[[Namespace], None]] = {
     "postresponse": check_first_lines,
     "One example for each need": check_observing,
@@ -250,6 +270,8 @@ CHECKS: dict[str, Callable[[Namespace], None]] = {
     "Bounded streams": check_streams,
     "Messages that must not be lost": check_messages,
     "Limits for each tenant": check_tenants,
+    "OpenTelemetry": check_opentelemetry,
+    "Prometheus": check_prometheus,
     "When a commit fails": check_error_response,
     "When two requests want the same": check_retry,
     "Several databases": check_several_databases,

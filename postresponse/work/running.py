@@ -152,7 +152,18 @@ class Running:
 
     def _report(self, job: Job[Any], error: BaseException) -> None:
         """Report it, once."""
-        logger.error("the job %s failed", job, exc_info=error)
+        self._in_its_context(job, self._report_here, job, error)
+
+    def _in_its_context(self, job: Job[Any], call: Callable[..., None], *args: Any) -> None:
+        """Call it where context variables are as in the job, so that a line of the log has the request's id."""
+        context = job._context
+        if context is None:  # it has ended meanwhile
+            call(*args)
+        else:
+            context.copy().run(call, *args)  # a copy: the job may be running in it
+
+    def _report_here(self, job: Job[Any], error: BaseException) -> None:
+        logger.error("the job %s failed", job, exc_info=error, extra=_names_of(job))
         if self._on_error is not None:
             try:
                 self._on_error(job, error)
@@ -289,9 +300,11 @@ class Running:
 
     def _drop(self, job: Job[Any], why: str = "its supervisor, or its event loop, ended before it") -> None:
         """It is lost, and that is told."""
-        if not job._end(JobState.DROPPED):
-            return
-        logger.error("the job %s is lost: %s", job, why)
+        if job._end(JobState.DROPPED):
+            self._in_its_context(job, self._report_lost, job, why)
+
+    def _report_lost(self, job: Job[Any], why: str) -> None:
+        logger.error("the job %s is lost: %s", job, why, extra=_names_of(job))
         if self._on_dropped is not None:
             try:
                 self._on_dropped(job)
@@ -303,3 +316,8 @@ class Running:
         self._drop(job)
         self._withdraw(job)
         self._gone(job)
+
+
+def _names_of(job: Job[Any]) -> dict[str, Any]:
+    """What a line of the log about *job* is known by, for a formatter that wants it."""
+    return {"job": job.name, "route": job.route, "exchange": job.exchange}

@@ -53,7 +53,7 @@ class TaskSupervisor(Running):
         max_threads: Threads for sync functions, at most.
         grace: Seconds that running work has when the supervisor closes.
         on_error: Receives the job and what it raised, once for each that fails or is not done in time, on the thread
-            that it ran on.
+            that it ran on. Context variables are as in the job, here and for `on_dropped`.
         on_dropped: Receives each job that the end of the process or of its event loop took.
         observers: Are told of each job, besides those of the middleware whose request started it.
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from postresponse import Outcome
 from postresponse.asgi import PostResponseMiddleware
+from postresponse.observing import Observer
 from tests.benchmarks.asgi import App, ASGISubject
 from tests.benchmarks.runner import Contender, Kind, package
 from tests.benchmarks.units import AsyncUnit, AsyncUntouched
@@ -196,6 +197,7 @@ WAYS: Final[Mapping[str, Way]] = {
     "OpenTelemetry": Way("peer", open_telemetry, OPEN_TELEMETRY),
     "observe": ours(),
     "observe, on_finished": ours(on_finished=nothing),
+    "observe, one observer": ours(observers=(Observer(),)),
     "head, fake unit": ours(unit_of_work=AsyncUnit, commit="head"),
     "head, untouched unit": ours(unit_of_work=AsyncUntouched, commit="head"),
     "buffered, fake unit": ours(unit_of_work=AsyncUnit, commit="buffered"),

@@ -13,6 +13,7 @@ from time import monotonic_ns
 from typing import Any, Final
 
 from postresponse import Outcome
+from postresponse.observing import Observer
 from postresponse.wsgi import PostResponseMiddleware
 from tests.benchmarks.runner import Contender, Kind, package
 from tests.benchmarks.units import Unit, Untouched
@@ -195,6 +196,7 @@ WAYS: Final[Mapping[str, Way]] = {
     "repoze.tm2": Way("peer", repoze_tm, ("repoze.tm2",)),
     "observe": ours(),
     "observe, on_finished": ours(on_finished=nothing),
+    "observe, one observer": ours(observers=(Observer(),)),
     "head, fake unit": ours(unit_of_work=Unit, commit="head"),
     "head, untouched unit": ours(unit_of_work=Untouched, commit="head"),
     "buffered, fake unit": ours(unit_of_work=Unit, commit="buffered"),

@@ -14,8 +14,17 @@ from postresponse import CommitPolicy, Outcome, asgi, commit_policy, current_exc
 from postresponse.core.exchange import Exchange, Failure
 from postresponse.error_response import ErrorResponse
 from postresponse.integrations.fastapi import session_of
+from postresponse.messaging import Outbox
+from postresponse.observing import Observer
+from postresponse.telemetry.logs import LogContext
+from postresponse.telemetry.opentelemetry import OpenTelemetryObserver
+from postresponse.telemetry.prometheus import PrometheusObserver
+from postresponse.telemetry.prometheus_outbox import OutboxCollector
+from postresponse.telemetry.sentry import SentryScope
+from postresponse.telemetry.server_timing import ServerTiming
 from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork, WSGIApplication
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
+from postresponse.work import TaskSupervisor
 
 db = SQLAlchemyUnitOfWork(sessionmaker(create_engine("sqlite://")))
 adb = AsyncSQLAlchemyUnitOfWork(async_sessionmaker(create_async_engine("sqlite+aiosqlite://")))
@@ -112,7 +121,15 @@ async def awaited() -> bytes:
     return await async_view("a")
 
 
+# observers
+observers: list[Observer] = [SentryScope(), ServerTiming(), LogContext()]
+observers += [OpenTelemetryObserver(jobs="child"), PrometheusObserver(max_routes=10, supervisors=(TaskSupervisor(),))]
+asgi.PostResponseMiddleware(starlette, observers=observers)
+OutboxCollector(Outbox({"mail": ["send"]}), "sqlite://", max_age=1.0)
+
+
 # mistakes
+OpenTelemetryObserver(jobs="childs")  # type: ignore[arg-type]
 asgi.PostResponseMiddleware(starlette, comit="head")  # type: ignore[call-arg]
 asgi.PostResponseMiddleware(starlette, unit_of_work=adb, commit="heads")  # type: ignore[arg-type]
 wsgi.PostResponseMiddleware(flask, unit_of_work=adb)  # type: ignore[arg-type]
