@@ -179,31 +179,29 @@ def _quart(before: Callable[[Any], object] = lambda app: None) -> Any:
         return Response(streams())
 
     @app.get("/raises")
-    async def raising() -> None:
+    async def raising() -> Response:
         before(app)
-        await raises()
+        return Response(await raises())
 
     return app
 
 
 def quart_after_request(hook: Hook) -> Any:
-    app = _quart()
-
-    @app.after_request
     async def after(response: Any) -> Any:
         hook()
         return response
 
+    app = _quart()
+    app.after_request(after)
     return app
 
 
 def quart_teardown_request(hook: Hook) -> Any:
-    app = _quart()
-
-    @app.teardown_request
     async def teardown(error: Any) -> None:
         hook()
 
+    app = _quart()
+    app.teardown_request(teardown)
     return app
 
 

@@ -34,13 +34,12 @@ def _flask(view: Callable[[], Any] | None = None) -> Any:
 
 
 def flask_after_request(hook: Hook) -> Any:
-    app = _flask()
-
-    @app.after_request
     def after(response: Any) -> Any:
         hook()
         return response
 
+    app = _flask()
+    app.after_request(after)
     return app
 
 
@@ -57,11 +56,11 @@ def flask_teardown_appcontext(hook: Hook) -> Any:
 
 
 def _closing(app: Any, hook: Hook) -> Any:
-    @app.after_request
     def after(response: Any) -> Any:
         response.call_on_close(hook)
         return response
 
+    app.after_request(after)
     return app
 
 
