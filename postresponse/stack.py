@@ -8,12 +8,14 @@ further out than the object that was given cannot be known: give the outermost o
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, Final, Literal
 
-__all__ = ["Finding", "Layer", "findings_of", "layers_of"]
+from postresponse.core.log import first_time, logger
+
+__all__ = ["Finding", "Layer", "findings_of", "layers_of", "warn_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,13 @@ def layers_of(app: Any) -> list[Layer]:
     return [Layer(position, *described) for position, described in enumerate(_walk(app, set()))]
 
 
-def findings_of(app: Any) -> list[Finding]:
+def findings_of(app: Any, *, mounted: Any = None) -> list[Finding]:
     """Judge where this package's middleware stands in the stack of *app*, the gravest finding first.
 
     Args:
         app: The outermost object that the server is given.
+        mounted: A middleware of this package's that is known to be somewhere inside, for where it is not found in the
+            stack itself, as around something that is mounted.
 
     Example:
         >>> async def app(scope, receive, send): ...
@@ -91,6 +95,8 @@ def findings_of(app: Any) -> list[Finding]:
         ['not_installed']
     """
     layers = layers_of(app)
+    if mounted is not None and not any(_is_ours(layer) for layer in layers):
+        layers += [replace(layer, position=len(layers) + layer.position) for layer in layers_of(mounted)]
     ours = [layer for layer in layers if _is_ours(layer)]
     if not ours:
         return [
@@ -104,6 +110,18 @@ def findings_of(app: Any) -> list[Finding]:
         ]
     found = [*_twice(ours), *_around(layers[: ours[0].position], ours[0]), *_inside(layers[ours[0].position + 1 :])]
     return sorted(found, key=lambda finding: ("error", "warning", "info").index(finding.severity))
+
+
+def warn_of(app: Any, middleware: Any) -> None:
+    """Log what is unsafe about the stack of *app*, in which *middleware* is, each thing once in this process."""
+    try:
+        found = findings_of(app, mounted=middleware)
+    except Exception:  # of objects that need not be what the names of their classes say
+        logger.debug("the stack of %r could not be looked into", app, exc_info=True)
+        return
+    for finding in found:
+        if finding.severity != "info" and first_time(str(finding)):
+            logger.warning("an unsafe place in the stack: %s", finding)
 
 
 # -- judging ----------------------------------------------------------------------------------------------------------

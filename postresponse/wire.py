@@ -54,6 +54,8 @@ class Answer:
         fields: The header fields, in order.
         keeps_alive: Whether the server said that the connection may be used again.
         fault: Why the response is not whole, or an empty string.
+        is_bounded: Whether it says where it ends; else that is the end of the connection, and one that is cut looks
+            whole.
         body: The bytes of the body.
     """
 
@@ -68,6 +70,7 @@ class Answer:
     fields: tuple[tuple[str, str], ...]
     keeps_alive: bool
     fault: str
+    is_bounded: bool
     body: bytes
 
     @property
@@ -166,7 +169,7 @@ class Line:
             self._socket.sendall(self._request(method, target, fields, body))
         except OSError as error:
             fault = f"the request could not be sent: {_said(error)}"
-            return Answer(reused, began, began, None, None, (), monotonic_ns(), None, (), False, fault, b"")
+            return Answer(reused, began, began, None, None, (), monotonic_ns(), None, (), False, fault, True, b"")
         return self._read(method, reused, began, monotonic_ns())
 
     def _request(self, method: str, target: str, fields: Fields, body: bytes) -> bytes:
@@ -180,6 +183,7 @@ class Line:
 
     def _read(self, method: str, reused: bool, began: int, sent: int) -> Answer:
         reads, pieces, content, head, fault = self._reads, list[Piece](), bytearray(), None, ""
+        bounded = True
         feed: Any = reads  # which is no socket, and all that a response wants of one
         response = http.client.HTTPResponse(feed, method=method)
         try:
@@ -188,6 +192,7 @@ class Line:
                 response = http.client.HTTPResponse(feed, method=method)
                 response.begin()
             head = reads.last
+            bounded = response.chunked or response.length is not None
             while data := response.read1(AT_MOST):
                 pieces.append(Piece(reads.last, len(data)))
                 content += data
@@ -209,6 +214,7 @@ class Line:
             fields=() if head is None else tuple(response.getheaders()),
             keeps_alive=head is not None and not fault and not response.will_close,
             fault=fault,
+            is_bounded=bounded,
             body=bytes(content),
         )
 

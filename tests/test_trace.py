@@ -171,7 +171,6 @@ def test_a_factory_is_called(capsys: Captured) -> None:
     [
         (["--app", "nosuch:app"], "there is no module 'nosuch'"),
         (["--app", "traced_shop:ap"], "did you mean 'app'?"),
-        (["--app", "traced_shop:engine"], "an ASGI or WSGI application is wanted"),
         (["--app", "traced_shop:make"], "give --factory"),
         (["--app", "traced_shop:broken", "--factory"], "raised ValueError: no database"),
         (["--app", "traced_shop:app", "--server", "uvicron"], "did you mean 'uvicorn'?"),
@@ -303,6 +302,15 @@ def test_a_connection_that_was_to_be_kept_and_is_dropped_is_told(capsys: Capture
     shown = capsys.readouterr().out.splitlines()[0]
     assert code == 0
     assert shown.startswith(f"GET {url}: 204 No Content, 0 bytes in 0 pieces, whole; a new connection, which ")
+
+
+def test_a_body_that_says_no_length_may_be_whole_or_cut(capsys: Captured) -> None:
+    with answering(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nall there is?") as url:
+        code, (found,) = traced(capsys, "GET", url)
+    assert (code, found["whole"], found["bytes"]) == (0, None, 13)
+    with answering(b"HTTP/1.0 200 OK\r\n\r\nall there is?") as url:
+        assert main(["trace", "GET", url]) == 0
+    assert "13 bytes, ended by the end of its connection, so that nobody knows" in capsys.readouterr().out
 
 
 def test_the_middle_of_a_long_body_is_counted_and_not_shown(capsys: Captured) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from postresponse.exceptions import ConfigurationError
 from postresponse.importing import imported
 
-__all__ = ["add_factory_to", "add_to", "application_named", "is_asgi"]
+__all__ = ["add_factory_to", "add_to", "application_named"]
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -51,11 +51,6 @@ def _made(name: str, factory: Any) -> Any:
         return factory()
     except Exception as error:
         raise ConfigurationError(f"{name!r} was called, and raised {type(error).__name__}: {error}") from error
-
-
-def is_asgi(app: Any) -> bool:
-    """Tell whether *app* is called as ASGI applications are, with scope, receive and send."""
-    return len(_required(app)) >= 3
 
 
 def _required(function: Any) -> list[str]:

@@ -50,7 +50,6 @@ def run(options: argparse.Namespace) -> int:
         app = application.application_named(options.app, factory=options.factory)
         found = findings_of(
             app,
-            asgi=application.is_asgi(app),
             server=options.server,
             outbox=options.outbox,
             relays=[] if options.outbox is not None else _relays(options.app),

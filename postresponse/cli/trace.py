@@ -216,7 +216,7 @@ class _Found:
             "headers": [list(field) for field in answer.fields],
             "bytes": answer.size,
             "pieces": len(answer.pieces),
-            "whole": answer.status is not None and not answer.fault,
+            "whole": None if not answer.fault and not answer.is_bounded else not answer.fault,
             "fault": answer.fault,
             "connection": {"reused": answer.reused, "keeps_alive": answer.keeps_alive, "open": self._is_open},
             "milliseconds": {

@@ -14,7 +14,7 @@ __all__ = ["Finding", "findings_of"]
 
 
 def findings_of(
-    app: Any, *, asgi: bool, server: str | None = None, outbox: str | None = None, relays: Iterable[Any] = ()
+    app: Any, *, server: str | None = None, outbox: str | None = None, relays: Iterable[Any] = ()
 ) -> list[Finding]:
     """Judge the layers of *app*, its dependencies, its server and its outbox; the gravest finding first.
 
@@ -22,7 +22,6 @@ def findings_of(
 
     Args:
         app: The outermost object that the server is given.
-        asgi: Whether it is an ASGI application.
         server: The name of its server; None for the one that this process is, or those that are installed.
         outbox: The URL of the database of an outbox; None for none.
         relays: Relays whose databases are judged too.
@@ -33,7 +32,7 @@ def findings_of(
     found = [
         *stack.findings_of(app),
         *findings_of_dependencies(app),
-        *findings_of_server(app, server, asgi=asgi),
+        *findings_of_server(app, server),
         *(() if outbox is None else findings_of_database(outbox)),
         *findings_of_relays(relays),
         *findings_of_django(),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from postresponse.core.policy import did_you_mean
+from postresponse.core.settings import is_asgi
 from postresponse.exceptions import ConfigurationError
 from postresponse.stack import Finding, layers_of
 
@@ -115,7 +116,7 @@ KNOWN: Final[Mapping[str, tuple[_Fact, ...]]] = {
 _ALIASES: Final = {"waitress-serve": "waitress", "pyuwsgi": "uwsgi", "flask": "werkzeug"}
 
 
-def findings_of_server(app: Any, server: str | None = None, *, asgi: bool) -> Iterator[Finding]:
+def findings_of_server(app: Any, server: str | None = None) -> Iterator[Finding]:
     """Judge the server of *app*: the one that is named, the one that this process is, or those that are installed.
 
     What is only installed is mentioned, and is no warning: nobody knows that it is what serves.
@@ -125,7 +126,7 @@ def findings_of_server(app: Any, server: str | None = None, *, asgi: bool) -> It
     """
     yield from _bridged(app)
     named = _known(server) if server is not None else running_server()
-    protocol = "asgi" if asgi else "wsgi"
+    protocol = "asgi" if is_asgi(app) else "wsgi"
     for name in [named] if named is not None else [each for each in KNOWN if _is_installed(each)]:
         for fact in KNOWN[name]:
             if fact.protocol in (protocol, "") and not _is_met(fact):

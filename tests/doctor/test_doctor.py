@@ -180,7 +180,7 @@ def test_inside_of_uwsgi_its_own_options_decide(option: list[str], code: str, mo
     (module / "inside.py").write_text(
         "from doctored import flask_app as application\n"
         "from postresponse.doctor import findings_of\n"
-        "found = findings_of(application, asgi=False)\n"
+        "found = findings_of(application)\n"
         "print('FOUND', [each.code for each in found if each.severity != 'info'], flush=True)\n"
         "raise SystemExit\n"
     )

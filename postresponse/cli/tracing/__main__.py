@@ -3,9 +3,9 @@
 import signal
 import sys
 
-from postresponse.cli.application import is_asgi
 from postresponse.cli.tracing import servers
 from postresponse.cli.tracing.application import load
+from postresponse.core.settings import is_asgi
 from postresponse.exceptions import ConfigurationError
 
 

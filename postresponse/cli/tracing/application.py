@@ -7,8 +7,9 @@ import json
 import os
 from typing import Any, Final
 
-from postresponse.cli.application import application_named, is_asgi
+from postresponse.cli.application import application_named
 from postresponse.core.observer import EVERYWHERE
+from postresponse.core.settings import is_asgi
 from postresponse.doctor.reached import middlewares_of
 from postresponse.observing import JobTrace, Observer, Trace
 

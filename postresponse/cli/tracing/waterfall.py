@@ -15,6 +15,9 @@ SHOWN: Final = 12
 """Pieces of a body that are shown from its begin, and from its end; those between are counted."""
 
 
+ENDLESS: Final = "ended by the end of its connection, so that nobody knows whether it is whole"
+
+
 class Event(NamedTuple):
     """One thing that happened.
 
@@ -68,7 +71,7 @@ def heading(method: str, url: str, answer: Answer, *, is_open: bool) -> str:
     if answer.status is None:
         return f"{method} {url}: no response; {answer.fault}"
     phrase = responses.get(answer.status, "")
-    whole = f"TRUNCATED, {answer.fault}" if answer.fault else "whole"
+    whole = f"TRUNCATED, {answer.fault}" if answer.fault else "whole" if answer.is_bounded else ENDLESS
     pieces = "" if len(answer.pieces) == 1 else f" in {len(answer.pieces)} pieces"
     said = f"{method} {url}: {answer.status} {phrase}".rstrip()
     return f"{said}, {answer.size} bytes{pieces}, {whole}; {_connection(answer, is_open=is_open)}"
