@@ -67,7 +67,7 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.chdir(folder)
         patch.setattr(sys, "path", [str(folder), *sys.path])
         yield
-        patch.delitem(sys.modules, "configured")
+    sys.modules.pop("configured", None)
 
 
 def told(capsys: Captured, app: str) -> list[tuple[str, dict[str, Any]]]:

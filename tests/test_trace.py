@@ -1,19 +1,32 @@
 """The command `postresponse trace`: real servers in processes of their own, and bare sockets that misbehave."""
 
 import json
+import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
+from postresponse import wsgi
 from postresponse.cli import main
 from postresponse.cli.tracing.servers import SERVERS
+from postresponse.core.observer import EVERYWHERE
+from postresponse.observing import Observer, Trace
+from tests.fakes import run_wsgi
 from tests.services.ports import free_port
 
 Captured = pytest.CaptureFixture[str]
@@ -58,10 +71,14 @@ async def stream(request):
 async def echo(request):
     return JSONResponse({"body": (await request.body()).decode(), "kind": request.headers.get("content-type")})
 
-routes = [Route("/orders", order, methods=["POST"]), Route("/stream", stream), Route("/echo", echo, methods=["PUT"])]
-plain = Starlette(routes=routes[1:])
-app = asgi.PostResponseMiddleware(Starlette(routes=routes), unit_of_work=db)
-late = asgi.PostResponseMiddleware(Starlette(routes=routes), unit_of_work=db, commit="after_send")
+async def hang(request):
+    await asyncio.sleep(60)
+
+writing = [Route("/hang", hang), Route("/orders", order, methods=["POST"])]
+routes = [Route("/stream", stream), Route("/echo", echo, methods=["PUT"])]
+plain = Starlette(routes=routes)
+app = asgi.PostResponseMiddleware(Starlette(routes=writing + routes), unit_of_work=db)
+late = asgi.PostResponseMiddleware(Starlette(routes=writing + routes), unit_of_work=db, commit="after_send")
 flask_app = Flask(__name__)
 flask_app.wsgi_app = wsgi.PostResponseMiddleware(flask_app.wsgi_app, unit_of_work=db)
 
@@ -219,16 +236,67 @@ def test_a_server_that_dies_at_its_start_is_quoted_and_ends_with_3(
     assert "it is broken" in capsys.readouterr().err
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_trace_that_is_ended_leaves_no_server_behind(folder: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "postresponse", "trace", "GET", "/hang", "--app", "traced_shop:app"]
+    tracing = subprocess.Popen([*command, "--port", str(port)], cwd=folder, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not listens(port):
+        assert tracing.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    tracing.send_signal(signal.SIGTERM)
+    _, said = tracing.communicate(timeout=30)
+    assert (tracing.returncode, said.strip()) == (130, "interrupted")
+    assert not listens(port)
+
+
+def test_who_looks_on_everywhere_is_told_by_each_middleware_made_from_then_on() -> None:
+    class Told(Observer):
+        def __init__(self) -> None:
+            self.traces: list[Trace] = []
+
+        def ended(self, trace: Trace, begun: object) -> None:
+            self.traces.append(trace)
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b""]
+
+    before, own, everywhere = wsgi.PostResponseMiddleware(app), Told(), Told()
+    EVERYWHERE.append(everywhere)
+    try:
+        behind = wsgi.PostResponseMiddleware(app, observers=[own])
+    finally:
+        EVERYWHERE.remove(everywhere)
+    for each in (before, behind, wsgi.PostResponseMiddleware(app)):
+        run_wsgi(each)
+    assert len(own.traces) == len(everywhere.traces) == 1
+
+
 # -- a server that misbehaves -----------------------------------------------------------------------------------------
 
 
 @contextmanager
-def answering(answer: bytes, then: Callable[[socket.socket], object] = socket.socket.close) -> Iterator[str]:
+def answering(
+    answer: bytes, then: Callable[[socket.socket], object] = socket.socket.close, tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
     """Answer one request on a bare socket with *answer*, do *then* with the connection, and give the URL."""
     with socket.create_server(("127.0.0.1", free_port())) as listening:
 
         def serve() -> None:
             connection, _ = listening.accept()
+            if tls is not None:
+                try:
+                    connection = tls.wrap_socket(connection, server_side=True)
+                except ssl.SSLError:  # the client does not like the certificate
+                    connection.close()
+                    return
             with connection:
                 while b"\r\n\r\n" not in connection.recv(65536):
                     pass
@@ -238,7 +306,7 @@ def answering(answer: bytes, then: Callable[[socket.socket], object] = socket.so
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+            yield f"http{'' if tls is None else 's'}://127.0.0.1:{listening.getsockname()[1]}/"
         finally:
             thread.join(10)
 
@@ -322,6 +390,40 @@ def test_the_middle_of_a_long_body_is_counted_and_not_shown(capsys: Captured) ->
     assert "100 bytes in 100 pieces, whole; a new connection, which the server does not keep" in shown
     assert "body 76 pieces, 76 bytes" in shown
     assert shown.count("body 1 bytes") == 24
+
+
+def certificate(folder: Path) -> Path:
+    """Make a certificate of 127.0.0.1 that signs itself, with its key, and return the file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    plain = serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    file = folder / "certificate.pem"
+    file.write_bytes(pem + made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    return file
+
+
+def test_https_is_spoken_with_who_has_a_good_certificate(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    file = certificate(folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    with answering(answer, waits_for_the_client, context) as url:
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        code, (found,) = traced(capsys, "GET", url)
+    assert (code, found["status"], found["whole"]) == (0, 200, True)
+    assert found["connection"] == {"reused": False, "keeps_alive": True, "open": True}
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with answering(answer, waits_for_the_client, context) as url:
+        assert main(["trace", "GET", url]) == 3
+    assert "CERTIFICATE_VERIFY_FAILED" in capsys.readouterr().err
 
 
 def test_nobody_who_listens_ends_with_3_and_says_what_to_do(capsys: Captured) -> None:

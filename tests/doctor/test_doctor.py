@@ -15,8 +15,10 @@ from postresponse.cli import main
 from postresponse.doctor import servers
 from postresponse.doctor.outbox import findings_of_relays
 from postresponse.messaging import Function, Outbox, Relay
+from tests.servers.harness import KINDS
 from tests.services import mariadb, postgres
 from tests.services.ports import free_port
+from tests.test_readme import table
 
 Captured = pytest.CaptureFixture[str]
 APPS = """
@@ -70,7 +72,7 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         patch.setattr(sys, "path", [str(folder), *sys.path])
         yield folder
-        patch.delitem(sys.modules, "doctored")
+    sys.modules.pop("doctored", None)
 
 
 def doctored(capsys: Captured, *argv: str) -> tuple[int, dict[str, Any]]:
@@ -154,6 +156,16 @@ def test_a_server_that_is_only_installed_is_mentioned_and_no_reason_to_fail(caps
     told = capsys.readouterr().out
     assert "info: granian tells that a client left only when the rest was sent" in told
     assert "where:   granian, which is installed" in told
+
+
+def test_what_is_known_of_servers_is_what_the_readme_and_their_tests_say() -> None:
+    named = {row[0].split()[0].strip(",").lower() for row in table("server", "## What a server can tell")}
+    assert named <= set(servers.KNOWN)
+    for kind in KINDS.values():
+        facts = servers.KNOWN[kind.name.partition("-")[0]]
+        codes = {fact.told[0] for fact in facts if fact.protocol in (kind.protocol, "")}
+        assert ("server_hides_disconnects" in codes) == kind.tells_late
+        assert ("disconnect_by_early_close" in codes) == (kind.protocol == "wsgi")
 
 
 @pytest.mark.parametrize(
