@@ -9,15 +9,14 @@ import io
 import socket
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic_ns
-from types import TracebackType
-from typing import Any, Final, Self
-from urllib.parse import SplitResult, urlsplit
+from typing import Any, Final
+from urllib.parse import SplitResult, quote, urlsplit
 
 from postresponse.exceptions import ConfigurationError
 
-__all__ = ["Answer", "Line", "Piece", "split_url"]
+__all__ = ["Answer", "Line", "Piece", "split_url", "target_of"]
 
 AT_MOST: Final = 65536
 """Bytes of one piece: what comes faster than it is read is one piece all the same."""
@@ -56,7 +55,6 @@ class Answer:
         fault: Why the response is not whole, or an empty string.
         is_bounded: Whether it says where it ends; else that is the end of the connection, and one that is cut looks
             whole.
-        body: The bytes of the body.
     """
 
     reused: bool
@@ -71,7 +69,6 @@ class Answer:
     keeps_alive: bool
     fault: str
     is_bounded: bool
-    body: bytes
 
     @property
     def last_byte(self) -> int | None:
@@ -104,6 +101,19 @@ def split_url(url: str) -> SplitResult:
     return parts
 
 
+def target_of(url: SplitResult) -> str:
+    """Return what of *url* a request names, with what may not stand there in per cent signs.
+
+    Example:
+        >>> target_of(split_url("http://127.0.0.1/a b?c=d%20e#f"))
+        '/a%20b?c=d%20e'
+    """
+    return quote(url.path or "/", safe=_SAFE) + (f"?{quote(url.query, safe=_SAFE)}" if url.query else "")
+
+
+_SAFE: Final = "%/:?@!$&'()*+,;=[]"
+
+
 class Line:
     """A connection to a server, for one request after another.
 
@@ -130,14 +140,6 @@ class Line:
             self._socket.close()
             raise
         self._reads = _Reads(self._socket)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Leave."""
@@ -169,7 +171,7 @@ class Line:
             self._socket.sendall(self._request(method, target, fields, body))
         except OSError as error:
             fault = f"the request could not be sent: {_said(error)}"
-            return Answer(reused, began, began, None, None, (), monotonic_ns(), None, (), False, fault, True, b"")
+            return Answer(reused, began, began, None, None, (), monotonic_ns(), None, (), False, fault, True)
         return self._read(method, reused, began, monotonic_ns())
 
     def _request(self, method: str, target: str, fields: Fields, body: bytes) -> bytes:
@@ -182,41 +184,57 @@ class Line:
         return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
     def _read(self, method: str, reused: bool, began: int, sent: int) -> Answer:
-        reads, pieces, content, head, fault = self._reads, list[Piece](), bytearray(), None, ""
-        bounded = True
-        feed: Any = reads  # which is no socket, and all that a response wants of one
-        response = http.client.HTTPResponse(feed, method=method)
+        reads, coming, fault = self._reads, _Coming(), ""
         try:
-            response.begin()
-            while response.status < 200 and response.status != 101:  # an early hint: the response is still to come
-                response = http.client.HTTPResponse(feed, method=method)
-                response.begin()
-            head = reads.last
-            bounded = response.chunked or response.length is not None
-            while data := response.read1(AT_MOST):
-                pieces.append(Piece(reads.last, len(data)))
-                content += data
-            if response.length:  # which read1 does not mind
-                fault = f"{response.length} bytes of its Content-Length never came"
+            fault = coming.read(reads, method)
         except TimeoutError:
             fault = f"nothing more came within {self._timeout:g} s"
         except (http.client.HTTPException, OSError, ValueError) as error:
             fault = _said(error)
+        response = coming.response
         return Answer(
             reused=reused,
             began=began,
             sent=sent,
             first_byte=reads.first,
-            head=head,
-            pieces=tuple(pieces),
+            head=coming.head,
+            pieces=tuple(coming.pieces),
             ended=monotonic_ns() if fault else reads.last,
-            status=None if head is None else response.status,
-            fields=() if head is None else tuple(response.getheaders()),
-            keeps_alive=head is not None and not fault and not response.will_close,
+            status=None if response is None else response.status,
+            fields=() if response is None else tuple(response.getheaders()),
+            keeps_alive=response is not None and not fault and not response.will_close,
             fault=fault,
-            is_bounded=bounded,
-            body=bytes(content),
+            is_bounded=coming.is_bounded,
         )
+
+
+@dataclass(slots=True)
+class _Coming:
+    """A response while it comes; what of it is there stays if the rest does not come."""
+
+    response: http.client.HTTPResponse | None = None
+    head: int | None = None
+    pieces: list[Piece] = field(default_factory=list)
+    is_bounded: bool = True
+
+    def read(self, reads: "_Reads", method: str) -> str:
+        """Read all of it, and return what is missing, or an empty string."""
+        response = _begun(reads, method)
+        while response.status < 200 and response.status != 101:  # an early hint: the response is still to come
+            response = _begun(reads, method)
+        self.response, self.head = response, reads.last
+        self.is_bounded = response.chunked or response.length is not None
+        while data := response.read1(AT_MOST):
+            self.pieces.append(Piece(reads.last, len(data)))
+        # Which `read1` does not mind.
+        return f"{response.length} bytes of its Content-Length never came" if response.length else ""
+
+
+def _begun(reads: "_Reads", method: str) -> http.client.HTTPResponse:
+    feed: Any = reads  # no socket, and all that a response wants of one
+    response = http.client.HTTPResponse(feed, method=method)
+    response.begin()
+    return response
 
 
 def _said(error: Exception) -> str:

@@ -56,6 +56,14 @@ application.wsgi_app = wsgi.PostResponseMiddleware(
 added = FastAPI(routes=[Mount("/old", asgi.PostResponseMiddleware(FastAPI(), unit_of_work=lambda exchange: None))])
 added.add_middleware(asgi.PostResponseMiddleware, unit_of_work=adb, commit=lambda scope: "head")
 bare = FastAPI()
+
+
+class Broken:
+    def __init__(self, app):
+        raise LookupError("no such metric")
+
+
+broken = FastAPI(middleware=[Middleware(Broken)])
 """
 
 
@@ -134,12 +142,15 @@ def test_an_application_without_one_ends_with_1_and_what_is_none_with_2(capsys: 
     assert "there is no PostResponseMiddleware in configured:bare" in capsys.readouterr().err
     assert main(["config", "configured:nosuch"]) == 2
     assert "has no 'nosuch'" in capsys.readouterr().err
+    assert main(["config", "configured:broken"]) == 2
+    assert "a middleware raised LookupError while it was made: no such metric" in capsys.readouterr().err
 
 
 def test_looking_makes_nothing_of_an_application_that_has_not_been_called(capsys: Captured) -> None:
     from configured import added  # type: ignore[import-not-found]
 
-    assert len(middlewares_of(added)) == 2
+    assert len(middlewares_of(added)) == 1  # that of the mounted one, which is there
+    assert len(middlewares_of(added, make=True)) == 2
     assert added.middleware_stack is None
 
 

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         app = application.application_named(options.app, factory=options.factory)
-        middlewares = middlewares_of(app)
+        middlewares = middlewares_of(app, make=True)
     except ConfigurationError as error:
         print(f"postresponse config: {error}", file=sys.stderr)
         return 2

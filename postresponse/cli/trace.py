@@ -63,9 +63,13 @@ def _method(text: str) -> str:
 
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
-    if not colon or not name.strip() or any(sign in text for sign in "\r\n\0") or " " in name.strip():
+    if not colon or not name.strip() or " " in name.strip() or not text.isprintable() or not _is_latin(text):
         raise argparse.ArgumentTypeError(f"expected 'NAME: VALUE', found {text!r}")
     return name.strip(), value.strip()
+
+
+def _is_latin(text: str) -> bool:
+    return all(ord(sign) < 256 for sign in text)
 
 
 def _port(text: str) -> int:
@@ -145,9 +149,8 @@ def _body(text: str) -> bytes:
 
 def _asked(options: argparse.Namespace, url: SplitResult, body: bytes, told: Any = None) -> list[tuple[Any, bool]]:
     """Ask so often; *told* waits until the server has reported so many, whose end may be behind that of the client."""
-    from postresponse.wire import Line
+    from postresponse.wire import Line, target_of
 
-    target = (url.path or "/") + (f"?{url.query}" if url.query else "")
     port = url.port or (443 if url.scheme == "https" else 80)
     answers: list[tuple[Any, bool]] = []
     line: Line | None = None
@@ -155,7 +158,7 @@ def _asked(options: argparse.Namespace, url: SplitResult, body: bytes, told: Any
         for number in range(1, options.repeat + 1):
             if line is None:
                 line = Line(str(url.hostname), port, tls=url.scheme == "https", timeout=options.timeout)
-            answer = line.ask(options.method, target, options.header, body)
+            answer = line.ask(options.method, target_of(url), options.header, body)
             if told is not None:
                 told(number)
             answers.append((answer, line.is_open))

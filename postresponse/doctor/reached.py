@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Final, TypeVar
 
+from postresponse.exceptions import ConfigurationError
+
 __all__ = ["middlewares_of", "reached"]
 
 T = TypeVar("T")
@@ -38,23 +40,35 @@ def reached(app: Any, kind: type[T]) -> Iterator[T]:
         waiting.extend(_held(found))
 
 
-def middlewares_of(app: Any) -> list[Any]:
+def middlewares_of(app: Any, *, make: bool = False) -> list[Any]:
     """Return each `PostResponseMiddleware` that *app* holds, the outermost first.
 
-    A Starlette application puts its middlewares together with the first message. They are made here, and forgotten.
+    Args:
+        app: The outermost object that the server is given.
+        make: Whether those are made, and forgotten, that a Starlette application makes with its first message; with
+            them all of its other middlewares are made too.
+
+    Raises:
+        ConfigurationError: One cannot be made.
     """
     from postresponse.asgi import PostResponseMiddleware as AroundASGI
     from postresponse.wsgi import PostResponseMiddleware as AroundWSGI
 
-    whole = _built(app)
+    whole = [app, *(_made(app) if make else ())]
     return [*reached(whole, AroundASGI), *reached(whole, AroundWSGI)]
 
 
-def _built(app: Any) -> list[Any]:
-    """*app*, and for each Starlette application in it that has not been called yet the stack that it would have."""
+def _made(app: Any) -> Iterator[Any]:
+    """For each Starlette application in *app* that has not been called yet the stack that it would have."""
     starlette: Any = sys.modules.get("starlette.applications")
-    inner = () if starlette is None else tuple(reached(app, starlette.Starlette))
-    return [app, *(each.build_middleware_stack() for each in inner if each.middleware_stack is None)]
+    for each in () if starlette is None else tuple(reached(app, starlette.Starlette)):
+        if each.middleware_stack is None:
+            try:
+                yield each.build_middleware_stack()
+            except Exception as error:
+                raise ConfigurationError(
+                    f"a middleware raised {type(error).__name__} while it was made: {error}"
+                ) from error
 
 
 def _held(found: Any) -> Iterator[Any]:

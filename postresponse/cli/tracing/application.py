@@ -12,6 +12,7 @@ from postresponse.core.observer import EVERYWHERE
 from postresponse.core.settings import is_asgi
 from postresponse.doctor.reached import middlewares_of
 from postresponse.observing import JobTrace, Observer, Trace
+from postresponse.stack import findings_of
 
 __all__ = ["ENVIRONMENT", "Reporting", "load"]
 
@@ -72,8 +73,13 @@ def load() -> Any:
     given = json.loads(os.environ[ENVIRONMENT])
     EVERYWHERE.append(Reporting(given["report"]))
     app = application_named(given["app"], factory=given["factory"])
-    application = app if middlewares_of(app) else _observed(app)
+    application = app if _is_observed(app) else _observed(app)
     return application
+
+
+def _is_observed(app: Any) -> bool:
+    """Look without making anything, by the names in its stack, and by the objects that there are."""
+    return bool(middlewares_of(app)) or all(finding.code != "not_installed" for finding in findings_of(app))
 
 
 def _observed(app: Any) -> Any:
