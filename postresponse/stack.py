@@ -113,14 +113,22 @@ def findings_of(app: Any, *, mounted: Any = None) -> list[Finding]:
 
 
 def warn_of(app: Any, middleware: Any) -> None:
-    """Log what is unsafe about the stack of *app*, in which *middleware* is, each thing once in this process."""
+    """Log what is unsafe about the stack of *app*, in which *middleware* is, each thing once in this process.
+
+    What is unsafe only for a commit behind the head is left out where that is not asked for.
+    """
+    settings = middleware._settings
+    policy = settings.fixed_policy
+    late = settings.unit_of_work is not None and (policy is None or policy.at != "head")
     try:
         found = findings_of(app, mounted=middleware)
     except Exception:  # of objects that need not be what the names of their classes say
         logger.debug("the stack of %r could not be looked into", app, exc_info=True)
         return
     for finding in found:
-        if finding.severity != "info" and first_time(str(finding)):
+        if finding.severity == "info" or (finding.code == "base_http_middleware_inside" and not late):
+            continue
+        if first_time(str(finding)):
             logger.warning("an unsafe place in the stack: %s", finding)
 
 

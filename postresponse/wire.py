@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from postresponse.exceptions import ConfigurationError
 
-__all__ = ["Answer", "Line", "Piece", "split_url", "target_of"]
+__all__ = ["Answer", "Connection", "Piece", "split_url", "target_of"]
 
 AT_MOST: Final = 65536
 """Bytes of one piece: what comes faster than it is read is one piece all the same."""
@@ -114,7 +114,7 @@ def target_of(url: SplitResult) -> str:
 _SAFE: Final = "%/:?@!$&'()*+,;=[]"
 
 
-class Line:
+class Connection:
     """A connection to a server, for one request after another.
 
     Args:

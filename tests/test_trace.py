@@ -28,6 +28,7 @@ from postresponse.core.observer import EVERYWHERE
 from postresponse.observing import Observer, Trace
 from tests.fakes import run_wsgi
 from tests.services.ports import free_port
+from tests.test_readme import README
 
 Captured = pytest.CaptureFixture[str]
 SHOP = """
@@ -438,6 +439,11 @@ def test_https_is_spoken_with_who_has_a_good_certificate(
     with answering(answer, waits_for_the_client, context) as url:
         assert main(["trace", "GET", url]) == 3
     assert "CERTIFICATE_VERIFY_FAILED" in capsys.readouterr().err
+
+
+def test_the_readme_names_the_servers_that_it_starts() -> None:
+    section = README[README.index("## The command") : README.index("## When native hooks")].lower()
+    assert [name for name in SERVERS if name not in section] == []
 
 
 def test_nobody_who_listens_ends_with_3_and_says_what_to_do(capsys: Captured) -> None:

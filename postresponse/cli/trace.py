@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -127,7 +128,7 @@ def _traced(options: argparse.Namespace) -> tuple[list[tuple[Any, bool]], list[l
     with _served(options) as server:
         url = split_url(f"http://127.0.0.1:{server.port}{options.url}")
         answers = _asked(options, url, body, server.wait_told)
-        return answers, _by_exchange(server.drain(), options.repeat)
+        return answers, _by_exchange(server.drain(), [answer.began for answer, _ in answers])
 
 
 @contextmanager
@@ -149,34 +150,36 @@ def _body(text: str) -> bytes:
 
 def _asked(options: argparse.Namespace, url: SplitResult, body: bytes, told: Any = None) -> list[tuple[Any, bool]]:
     """Ask so often; *told* waits until the server has reported so many, whose end may be behind that of the client."""
-    from postresponse.wire import Line, target_of
+    from postresponse.wire import Connection, target_of
 
     port = url.port or (443 if url.scheme == "https" else 80)
     answers: list[tuple[Any, bool]] = []
-    line: Line | None = None
+    connection: Connection | None = None
     try:
         for number in range(1, options.repeat + 1):
-            if line is None:
-                line = Line(str(url.hostname), port, tls=url.scheme == "https", timeout=options.timeout)
-            answer = line.ask(options.method, target_of(url), options.header, body)
+            if connection is None:
+                connection = Connection(str(url.hostname), port, tls=url.scheme == "https", timeout=options.timeout)
+            answer = connection.ask(options.method, target_of(url), options.header, body)
             if told is not None:
                 told(number)
-            answers.append((answer, line.is_open))
+            answers.append((answer, connection.is_open))
             if not (answer.keeps_alive and answers[-1][1]):
-                line.close()
-                line = None
+                connection.close()
+                connection = None
     finally:
-        if line is not None:
-            line.close()
+        if connection is not None:
+            connection.close()
     return answers
 
 
-def _by_exchange(reports: Sequence[Mapping[str, Any]], count: int) -> list[list[Mapping[str, Any]]]:
-    """Give each request the reports of its exchange, and of the jobs that came from it."""
-    exchanges = sorted((each for each in reports if each["kind"] == "exchange"), key=lambda each: int(each["began"]))
-    jobs = [each for each in reports if each["kind"] == "job"]
-    found = [[each, *(job for job in jobs if job["exchange"] == each["number"])] for each in exchanges[:count]]
-    return found + [[] for _ in range(count - len(found))]
+def _by_exchange(reports: Sequence[Mapping[str, Any]], begins: Sequence[int]) -> list[list[Mapping[str, Any]]]:
+    """Give each request, by when it began, the reports of its exchange, and of the jobs that came from that."""
+    found = []
+    for began, next_began in zip(begins, [*begins[1:], math.inf], strict=True):
+        own = [each for each in reports if each["kind"] == "exchange" and began <= each["began"] < next_began]
+        numbers = [each["number"] for each in own]
+        found.append([*own, *(each for each in reports if each["kind"] == "job" and each["exchange"] in numbers)])
+    return found
 
 
 class _Found:

@@ -36,11 +36,13 @@ class _Fact:
         protocol: Of the application that it is served to; empty for both.
         severity: As of a `Finding`.
         told: The code, what it does, and the way out.
+        unless: Options of its command line, of which one changes that.
     """
 
     protocol: Literal["asgi", "wsgi", ""]
     severity: Literal["error", "warning", "info"]
     told: tuple[str, str, str]
+    unless: tuple[str, ...] = ()
 
 
 KNOWN: Final[Mapping[str, tuple[_Fact, ...]]] = {
@@ -54,6 +56,7 @@ KNOWN: Final[Mapping[str, tuple[_Fact, ...]]] = {
                 "cancels what runs 3 s after SIGTERM",
                 "give it time by --graceful-timeout",
             ),
+            ("graceful-timeout",),
         ),
     ),
     "granian": (
@@ -78,6 +81,7 @@ KNOWN: Final[Mapping[str, tuple[_Fact, ...]]] = {
                 "cancels what an application of its asgi worker still does 3 s after its client has left",
                 "set --asgi-disconnect-grace-period, or use the worker of uvicorn",
             ),
+            ("asgi-disconnect-grace-period",),
         ),
         _Fact("wsgi", "info", _EARLY_CLOSE),
     ),
@@ -105,6 +109,7 @@ KNOWN: Final[Mapping[str, tuple[_Fact, ...]]] = {
                 "would stand still",
                 "start it with --enable-threads",
             ),
+            ("enable-threads", "threads"),
         ),
     ),
     "waitress": (_Fact("wsgi", "info", _EARLY_CLOSE),),
@@ -139,6 +144,8 @@ def running_server() -> str | None:
     """Return the name of the server that this process is, or None where it is none that is known."""
     if "uwsgi" in sys.modules:  # which is there inside of uWSGI, and nowhere else
         return "uwsgi"
+    if "uvicorn.workers" in sys.modules or "uvicorn_worker" in sys.modules:  # under gunicorn
+        return "uvicorn"
     command = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path("python")
     name = command.parent.name if command.name == "__main__.py" else command.name
     name = _ALIASES.get(name, name)
@@ -157,12 +164,11 @@ def _is_installed(name: str) -> bool:
 
 
 def _is_met(fact: _Fact) -> bool:
-    """Whether the running server was told what a fact of its defaults asks for."""
+    """Whether the server that this process is was given an option that changes what it does by default."""
     uwsgi: Any = sys.modules.get("uwsgi")
-    given = getattr(uwsgi, "opt", {})
-    return fact.told[0] == "server_without_threads" and any(
-        name in given for name in ("enable-threads", b"enable-threads", "threads", b"threads")
-    )
+    given = {str(name, "utf-8") if isinstance(name, bytes) else name for name in getattr(uwsgi, "opt", ())}
+    given |= {argument.partition("=")[0].lstrip("-") for argument in sys.argv[1:]}
+    return not given.isdisjoint(fact.unless)
 
 
 def _bridged(app: Any) -> Iterator[Finding]:

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from sqlalchemy import create_engine
 
 from postresponse.cli import main
-from postresponse.doctor import servers
+from postresponse.doctor import findings_of, servers
 from postresponse.doctor.outbox import findings_of_relays
 from postresponse.messaging import Function, Outbox, Relay
 from tests.servers.harness import KINDS
@@ -184,6 +185,22 @@ def test_the_server_that_a_process_is_is_known_by_its_command(
 ) -> None:
     monkeypatch.setattr(sys, "argv", argv)
     assert servers.running_server() == name
+
+
+def test_under_gunicorn_the_worker_and_its_options_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+    def codes() -> list[str]:
+        return [finding.code for finding in findings_of(app) if finding.code != "not_installed"]
+
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/gunicorn", "-k", "asgi", "shop:app"])
+    assert codes() == ["server_cancels_behind_the_client"]
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--asgi-disconnect-grace-period=60"])
+    assert codes() == []
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/gunicorn", "-k", "uvicorn_worker.UvicornWorker", "shop:app"])
+    monkeypatch.setitem(sys.modules, "uvicorn_worker", ModuleType("uvicorn_worker"))
+    assert servers.running_server() == "uvicorn"
+    assert codes() == []
 
 
 @pytest.mark.parametrize(("option", "code"), [([], "['server_without_threads']"), (["--enable-threads"], "[]")])
