@@ -1,18 +1,23 @@
 """The command line: what it takes, what it answers, and its exit codes."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from postresponse import __version__
-from postresponse.cli import main
+from postresponse.cli import COMMANDS, main
 from postresponse.demo import measurement
 from postresponse.demo.measurement import Tally
 from postresponse.demo.ways import WAYS, Way
+from postresponse.unit_of_work import recovery
+from postresponse.unit_of_work.recovery import Recovered
+from tests.test_readme import table
 
 Captured = pytest.CaptureFixture[str]
 SCRIPT = Path(sys.executable).parent / "postresponse"
@@ -156,6 +161,15 @@ def test_a_recovery_that_is_called_wrongly_ends_with_2_and_says_why(
     assert said in captured.err
 
 
+@pytest.mark.parametrize(("found", "code"), [([], 0), ([Recovered("orders", "pr_1", "left", "nobody knows")], 1)])
+def test_a_recovery_is_told_as_json_too(
+    found: list[Recovered], code: int, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(recovery, "recover", lambda engines, **options: found)
+    assert main(["recover", "orders=sqlite://", "--json"]) == code
+    assert json.loads(capsys.readouterr().out) == [asdict(each) for each in found]
+
+
 def test_a_recovery_without_the_driver_says_which(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     assert main(["recover", "orders=postgresql+psycopg://127.0.0.1/orders"]) == 2
@@ -168,6 +182,27 @@ def test_the_help_of_the_recovery_documents_every_exit_code(capsys: Captured) ->
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert [line.split()[0] for line in shown.split("exit codes:\n")[1].splitlines()] == ["0", "1", "2", "130"]
+
+
+def exit_codes(command: str, capsys: Captured) -> str:
+    """The exit codes that the help of *command* documents."""
+    argv = [command, "stats", "--help"] if command == "outbox" else [command, "--help"]
+    with pytest.raises(SystemExit):
+        main(argv)
+    documented = capsys.readouterr().out.split("exit codes:\n")[1].splitlines()
+    return ", ".join(line.split()[0] for line in documented)
+
+
+def test_the_table_of_the_readme_has_every_command_with_the_exit_codes_of_its_help(capsys: Captured) -> None:
+    rows = {row[0].strip("`").split()[1]: row[2] for row in table("command", "## The command")}
+    assert rows == {command: exit_codes(command, capsys) for command in COMMANDS}
+
+
+def test_each_command_prints_json_where_it_is_asked_to(capsys: Captured) -> None:
+    for command in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([command, "stats", "--help"] if command == "outbox" else [command, "--help"])
+        assert "--json" in capsys.readouterr().out
 
 
 def test_the_command_loads_no_database_library_before_it_recovers() -> None:

@@ -489,6 +489,8 @@ def test_every_block_is_of_a_kind_that_is_tested() -> None:
         ("text", "Three moments"),
         ("text", "Work of several steps"),
         ("text", "Several databases"),
+        ("text", "The command"),
+        ("text", "The command"),
         ("text", "From advanced-alchemy's autocommit"),
         ("text", "From pyramid_tm"),
     ]

@@ -15,6 +15,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from postresponse.cli.arguments import count, seconds
+from postresponse.cli.tables import print_table
 from postresponse.importing import imported
 
 __all__ = ["add_to", "run"]
@@ -61,6 +62,7 @@ def add_to(commands: Any) -> None:
 
     relay = add("relay", "send what the outbox holds, until told to end", RELAY)
     relay.add_argument("--until-empty", action="store_true", help="end when nothing is due any more")
+    relay.set_defaults(heeds_signals=True)  # SIGTERM lets it finish what is under way
     listed = add("list", "print what waits, the oldest first")
     listed.add_argument("--dead", action="store_true", help="print what was given up instead")
     listed.add_argument("--destination", help="of this destination only")
@@ -222,11 +224,7 @@ def _as_json(value: Any) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> None:
-    names = list(rows[0])
-    cells = [names, *([_said(row[name]) for name in names] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
-    for line in cells:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    print_table([{name: _said(value) for name, value in row.items()} for row in rows])
 
 
 # -- changing ---------------------------------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
-from postresponse.core.observer import Observer, observers_given
+from postresponse.core.observer import EVERYWHERE, Observer, observers_given
 from postresponse.core.policy import CommitPolicy, unknown
 from postresponse.core.units import Manner
 from postresponse.exceptions import ConfigurationError, WrongApplication
 
-__all__ = ["Settings", "check_application", "check_callback", "known_options"]
+__all__ = ["Settings", "check_application", "check_callback", "is_asgi", "known_options"]
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -101,7 +101,7 @@ class Settings:
             raise ConfigurationError(f"cleanup_timeout: expected seconds above zero, found {cleanup_timeout!r}")
         choose = commit if callable(commit) and not isinstance(commit, CommitPolicy) else None
         policy = CommitPolicy.of(None if choose else commit)
-        observers = observers_given(observers)
+        observers = (*observers_given(observers), *EVERYWHERE)
         return cls(
             is_async=is_async,
             clock=clock,
@@ -211,6 +211,14 @@ def check_application(app: Any, arguments: int, option: str = "app", *, twin: st
             f"{option}: {name} takes {5 - arguments} arguments, as {other} applications do; {way_out}"
         )
     raise WrongApplication(f"{option}: {name}{signature} cannot be called with {names}")
+
+
+def is_asgi(app: Any) -> bool:
+    """Tell whether *app* can be called as ASGI applications are, with scope, receive and send."""
+    try:
+        return _takes(inspect.signature(app, follow_wrapped=False), 3)
+    except (TypeError, ValueError):
+        return False
 
 
 def _takes(signature: inspect.Signature, count: int) -> bool:

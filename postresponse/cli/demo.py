@@ -1,0 +1,50 @@
+"""The command `postresponse demo`: measure on this machine what clients are told about a commit."""
+
+import argparse
+import sys
+import time
+from importlib.util import find_spec
+from typing import Any, Final
+
+__all__ = ["add_to", "run"]
+
+NEEDED: Final = ("fastapi", "uvicorn", "aiosqlite")
+EXIT_CODES: Final = """exit codes:
+  0    measured, and this package did what it promises
+  1    measured, and it did not
+  2    called wrongly, or the extra 'demo' is not installed
+  3    the server did not run
+  130  interrupted"""
+
+
+def add_to(commands: Any) -> None:
+    """Add the command."""
+    demo = commands.add_parser(
+        "demo",
+        help="measure on this machine what clients are told about a commit",
+        description="Start a server with one endpoint in three ways, order from it, and print what was measured.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    demo.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, print it, and return the exit code."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        print(
+            f"postresponse demo needs {', '.join(missing)}, which the extra brings: pip install 'postresponse[demo]'",
+            file=sys.stderr,
+        )
+        return 2
+    from postresponse.demo import measurement, report, server
+
+    began = time.monotonic()
+    try:
+        tallies = measurement.measure(orders=100, failures=10, progress=report.meter(sys.stderr))
+    except server.ServerFailed as error:
+        print(f"\nthe server of the demo did not run: {error}", file=sys.stderr)
+        return 3
+    print(report.as_json(tallies, time.monotonic() - began) if options.json else report.as_table(tallies))
+    return 0 if all(tally.kept for tally in tallies) else 1
