@@ -84,6 +84,13 @@ LINES: Final = (
     Line(logging.DEBUG, "the job .+ cannot start", traceback=True),
     Line(logging.ERROR, rf"{ROUTE}: work after the response could not start", traceback=True),
     Line(logging.WARNING, r"the stream .+ is closed: .+ left it, .+; \d+ were put, \d+ taken, and \d+ wait"),
+    # inspector
+    Line(
+        logging.WARNING,
+        "the inspector was asked for in production, and is off: .+ answers 404, .+",
+    ),
+    Line(logging.WARNING, "the store of the inspector, .+, cannot be written: .+"),
+    Line(logging.ERROR, "allow= of the inspector failed, and nobody is shown anything", traceback=True),
     # receivers
     Line(logging.WARNING, r".+: \S+ [0-9a-f-]{36} failed, and comes again in [\d.]+ s: .+"),
     Line(logging.WARNING, r".+: \S+ [0-9a-f-]{36} is left alone: .+"),

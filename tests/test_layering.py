@@ -36,7 +36,7 @@ RANKS: Final[Mapping[str, int]] = {
     "postresponse.configuration": 3,
     "postresponse.integrations": 4,
     "postresponse.testing": 4,
-    "postresponse.inspector": 4,
+    "postresponse.inspector": 3,
     "postresponse.cli": 4,
     "postresponse.__main__": 4,
     "postresponse.demo": 4,
