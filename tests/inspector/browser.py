@@ -21,6 +21,11 @@ from tests.servers.harness import Server
 
 __all__ = ["Browser", "send"]
 
+ROWS = """
+const said = (cell) => cell.querySelector("svg")?.getAttribute("aria-label") ?? cell.textContent;
+const rows = [...document.querySelectorAll(".row")].filter((row) => row.offsetParent);
+return rows.map((row) => [...row.children].map(said));
+"""
 WIDE, NARROW = (1280, 720), (430, 900)
 
 
@@ -53,7 +58,7 @@ class Browser:
             options.add_argument(f"--{each}")
         options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=Service(driver))
+        self.driver: Any = webdriver.Chrome(options=options, service=Service(driver))
         self._hosts: set[str] = set()
         self._foreign: list[str] = []
         self._expected: tuple[str, ...] = ()
@@ -139,10 +144,7 @@ class Browser:
 
     def rows(self) -> list[list[str]]:
         """The cells of the rows that are to be seen; of a timeline, what is said of it."""
-        found: list[list[str]] = self.js(
-            """return [...document.querySelectorAll(".row")].filter((row) => row.offsetParent).map((row) =>
-            [...row.children].map((cell) => cell.querySelector("svg")?.getAttribute("aria-label") ?? cell.textContent))"""
-        )
+        found: list[list[str]] = self.js(ROWS)
         return found
 
     def row(self, *words: str) -> WebElement:

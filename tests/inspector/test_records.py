@@ -123,9 +123,11 @@ def test_jobs_join_their_request_whichever_ends_first() -> None:
     for job_first in (True, False):
         inspector = Inspector()
         job = JobTrace("mail", 1, "GET /orders/{id}", 5 * MS, 7 * MS, 9 * MS, "failed", LookupError("nobody"))
-        steps = [lambda told=inspector, it=job: told.job_ended(it), lambda told=inspector: told.ended(TRACE, None)]
-        for step in steps if job_first else steps[::-1]:
-            step()
+        for is_job in (True, False) if job_first else (False, True):
+            if is_job:
+                inspector.job_ended(job)
+            else:
+                inspector.ended(TRACE, None)
         (record,), (one,) = kept(inspector), kept(inspector, "jobs")
         assert record["verdict"] == "work after the response failed (mail)"
         assert (record["problem"], record["level"], record["duration"]) == (True, "problem", 9.0)
@@ -213,7 +215,7 @@ def test_messages_that_a_request_enlists_are_named_by_their_ids(protocol: str) -
     engine = create_engine("sqlite://", poolclass=None)
     outbox.tables.waiting.metadata.create_all(engine)
     session = sessionmaker(engine)()
-    inspector, ids = Inspector(), []
+    inspector, ids = Inspector(), list[str]()
 
     def view() -> int:
         ids.extend(str(outbox.enlist(Message("mail", "receipt", {"to": "ann"}), into=session)) for _ in range(MOST + 5))
@@ -337,7 +339,7 @@ def test_a_trace_id_comes_from_the_request_or_from_opentelemetry(monkeypatch: py
         assert trace_id_of({"REQUEST_METHOD": "GET", "HTTP_TRACEPARENT": wrong}) is None
     context = SimpleNamespace(trace_id=int(two, 16), is_valid=True)
     span = SimpleNamespace(get_span_context=lambda: context)
-    monkeypatch.setitem(sys.modules, "opentelemetry.trace", SimpleNamespace(get_current_span=lambda: span))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", SimpleNamespace(get_current_span=lambda: span))
     assert trace_id_of({"headers": []}) == two
     context.is_valid = False
     assert trace_id_of({"headers": []}) is None
@@ -358,7 +360,7 @@ def test_the_set_up_names_options_and_findings_and_no_value_of_an_object(protoco
         raise LookupError("no such thing")
 
     inspector = Inspector(findings=fails)
-    options = {"unit_of_work": FakeUnits(), "commit": "buffered", "observers": [Tally()]}
+    options: Any = {"unit_of_work": FakeUnits(), "commit": "buffered", "observers": [Tally()]}
     told = ask(protocol, inspector, f"{PAGE}set-up", **options).json
     (said,) = told["options"]
     assert said.pop("observers").endswith("Tally")

@@ -141,7 +141,7 @@ def test_no_line_of_the_page_names_a_foreign_address_or_has_a_handler_in_its_mar
 def test_where_it_is_off_nothing_of_it_is_loaded_or_asked() -> None:
     for kind, app in ((asgi, lambda scope, receive, send: None), (wsgi, lambda environ, start: None)):
         for off in (None, False):
-            made: Any = kind.PostResponseMiddleware(app, inspector=off)  # type: ignore[operator]
+            made: Any = kind.PostResponseMiddleware(app, inspector=off)
             assert made._inspector is None
             assert made._settings.observers == ()
 

@@ -1,0 +1,204 @@
+"""The page in Chromium: how it looks, how fast it is, what it does when things go wrong, and what it lets in."""
+
+import statistics
+import time
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from tests.inspector.asking import PAGE
+from tests.inspector.browser import NARROW, WIDE, Browser, send
+from tests.servers.client import Client
+from tests.servers.harness import Server
+
+CONTRASTS = """
+const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+const linear = (part) => part / 255 <= 0.04045 ? part / 3294.6 : ((part / 255 + 0.055) / 1.055) ** 2.4;
+const luminance = (colour) => {
+  const [red, green, blue] = parts(colour).map(linear);
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+};
+const ground = (element) => {
+  const {backgroundColor} = getComputedStyle(element);
+  return parts(backgroundColor)[3] === 0 ? ground(element.parentElement) : backgroundColor;
+};
+const found = {ground: luminance(getComputedStyle(document.body).backgroundColor)};
+for (const selector of arguments[0]) {
+  const element = document.querySelector(selector);
+  const [high, low] = [getComputedStyle(element).color, ground(element)].map(luminance).sort((a, b) => b - a);
+  found[selector] = (high + 0.05) / (low + 0.05);
+}
+return found;
+"""
+"""How far each text stands out from its ground (WCAG 2.2, section 1.4.3)."""
+TEXTS = (
+    *("h1", ".counters dt", ".legend", ".time", ".unit", "#pause", ".detail .at", ".failure p", ".problem .time"),
+    *(".good .verdict", ".note .verdict", ".problem .verdict"),
+)
+MIDDLES = """
+const parts = [...document.querySelectorAll("#header > h1, #counters > div, #header button, #header input")];
+return parts.map((each) => each.getBoundingClientRect()).map(({top, bottom}) => (top + bottom) / 2);
+"""
+TOPS = """
+const [row] = arguments, cells = [row.children[1], row.lastElementChild];
+return cells.map((each) => each.getBoundingClientRect().top);
+"""
+RIGHTS = "return [...document.querySelectorAll('.verdict')].map((each) => each.getBoundingClientRect().right)"
+DRAWN = "return performance.getEntriesByName('postresponse: rows drawn').map((each) => [each.detail, each.duration])"
+HIDE = """
+Object.defineProperty(document, "hidden", {value: arguments[0], configurable: true});
+document.dispatchEvent(new Event("visibilitychange"));
+"""
+INJECT = """
+const [address, done] = arguments;
+const script = document.createElement("script"), link = document.createElement("a");
+try { script.append("window.ran = 1"); document.head.append(script); } catch {}
+try { link.setAttribute("onclick", "window.ran = 2"); document.body.append(link); link.click(); } catch {}
+fetch(address).then(() => done("reached"), () => done("refused"));
+"""
+
+
+def test_the_header_is_one_line_at_1280_and_a_verdict_wraps_at_430(browser: Browser, shop: Server) -> None:
+    send(shop, "POST", "/orders/wide", "/invitations", "/orders/gold")
+    send(shop, "GET", "/late", "/export/" + "long" * 30)
+    browser.open(shop)
+    browser.row("/late").click()
+    browser.press(Keys.ESCAPE)
+    for name in ("requests", "before", "late", "work", "outbox"):  # what a long day brings
+        browser.js(f"document.getElementById('count-{name}').textContent = '5000'")
+    browser.js("document.getElementById('pause-text').textContent = 'Paused \u00b7 500 wait'")
+    middles = browser.js(MIDDLES)
+    assert max(middles) - min(middles) < 6, middles
+    assert browser.js("return document.documentElement.scrollWidth") == WIDE[0]
+    request, verdict = browser.js(TOPS, browser.row("/late"))
+    assert abs(request - verdict) < 12
+    browser.look_like(*NARROW)
+    request, verdict = browser.js(TOPS, browser.row("/late"))
+    assert verdict > request + 20
+    assert browser.js("return document.documentElement.scrollWidth") == NARROW[0]
+    assert max(browser.js(RIGHTS)) <= NARROW[0]
+
+
+def test_it_is_dark_for_who_likes_it_dark_and_can_be_read_in_both(browser: Browser, shop: Server) -> None:
+    send(shop, "POST", "/orders/tea", "/orders/gold", "/visits", "/invitations")
+    send(shop, "GET", "/late", "/orders/7", "/fail")
+    browser.open(shop)
+    browser.row("/fail").click()
+    ground = {}
+    for scheme in ("light", "dark"):
+        for name, size in (("wide", WIDE), ("narrow", NARROW)):
+            browser.look_like(*size, scheme)
+            browser.picture(f"{scheme}-{name}")
+        contrasts = browser.js(CONTRASTS, TEXTS)
+        ground[scheme] = contrasts.pop("ground")
+        assert min(contrasts.values()) >= 4.5, (scheme, contrasts)
+    assert ground["light"] > 0.9
+    assert ground["dark"] < 0.1
+
+
+def test_five_hundred_rows_are_drawn_at_once(browser: Browser, shop: Server) -> None:
+    with Client(shop.port) as client:
+        for number in range(510):
+            client.request("GET", f"/orders/{number}")
+    times = []
+    for _ in range(2):
+        browser.open(shop)
+        count, milliseconds = browser.until(lambda: browser.js(DRAWN))[0]
+        assert count == 500
+        times.append(milliseconds)
+    print(f"\n500 rows drawn in {min(times):.0f} ms")
+    assert min(times) < 1000  # five times what it may take, on a machine that does other things too
+    send(shop, "GET", "/one/more")
+    browser.row("/one/more")
+    assert browser.js("return document.querySelectorAll('.row').length") == 500
+
+
+def test_a_hidden_page_asks_for_nothing_and_catches_up_when_it_is_seen(browser: Browser, shop: Server) -> None:
+    browser.open(shop)
+    browser.until(lambda: browser.js("return source?.readyState") == 1)
+    browser.js(HIDE, True)
+    assert browser.js("return source") is None
+    send(shop, "GET", "/seen/later")
+    browser.js(HIDE, False)
+    browser.row("/seen/later")
+    browser.until(lambda: browser.js("return source?.readyState") == 1)
+
+
+def test_the_page_waits_for_a_server_that_restarts_and_keeps_what_it_has(browser: Browser, shop: Server) -> None:
+    browser.expect("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET")
+    send(shop, "GET", "/before/the/restart")
+    browser.open(shop)
+    browser.row("/before/the/restart")
+    shop.stop()
+    browser.until(lambda: browser.all("#away"))
+    assert browser.text("#pause") == "Reconnecting"
+    browser.picture("away")
+    shop.start()
+    browser.until(lambda: not browser.all("#away"))
+    send(shop, "GET", "/after/the/restart")
+    browser.row("/after/the/restart")
+    browser.row("/before/the/restart")
+    assert not browser.all("#processes")  # one behind the other is not several
+
+
+def test_a_script_that_gets_into_the_page_does_not_run(browser: Browser, shop: Server) -> None:
+    browser.expect("Content Security Policy", "TrustedScript")
+    browser.open(shop)
+    assert browser.driver.execute_async_script(INJECT, f"http://localhost:{shop.port}/") == "refused"
+    assert browser.js("return window.ran") is None
+
+
+def test_under_wsgi_the_page_asks_every_two_seconds(browser: Browser, desk: Server) -> None:
+    browser.open(desk)
+    assert browser.js("return [about.live, source]") == ["polling", None]
+    send(desk, "GET", "/")
+    row = browser.row("get", "/")
+    assert row.text.endswith("nothing was committed")
+    browser.click("#tab-outbox")
+    assert "Inspector(outbox=relay)" in browser.text("#outbox")
+    assert not browser.all("#processes")
+
+
+def test_four_viewers_on_four_threads_delay_nobody(browser: Browser, desk: Server) -> None:
+    def seconds(count: int) -> list[float]:
+        found = []
+        with Client(desk.port) as client:
+            for _ in range(count):
+                begin = time.monotonic()
+                assert client.request("GET", "/").body == b"hello"
+                found.append(time.monotonic() - begin)
+                time.sleep(0.02)
+        return found
+
+    alone = seconds(20)
+    first = browser.driver.current_window_handle
+    opened = []
+    try:
+        for _ in range(4):
+            browser.driver.switch_to.new_window("window")
+            opened.append(browser.driver.current_window_handle)
+            browser.open(desk)
+            assert browser.js("return document.visibilityState") == "visible"
+        watched = seconds(100)
+    finally:
+        for handle in opened:
+            browser.driver.switch_to.window(handle)
+            browser.driver.close()
+        browser.driver.switch_to.window(first)
+    usual, most = (statistics.median(alone) * 1000, statistics.median(watched) * 1000), max(watched) * 1000
+    print(f"\na GET alone: {usual[0]:.1f} ms; beside four viewers: {usual[1]:.1f} ms, at most {most:.0f}")
+    assert max(watched) < 1.0  # a thread that is held would make it wait for two seconds
+    assert usual[1] < 100
+
+
+def test_more_than_one_process_is_said_to_be(browser: Browser, desks: Server) -> None:
+    browser.open(desks)
+    said = browser.text("#processes")
+    assert said.startswith("More than one process serves this application")
+    assert 'Inspector(store="inspector.sqlite3")' in said
+
+
+@pytest.mark.parametrize("place", ["", "changes", "events"])
+def test_what_a_proxy_passes_on_is_not_shown(shop: Server, place: str) -> None:
+    with Client(shop.port) as client:
+        assert client.request("GET", f"{PAGE}{place}", (("X-Forwarded-For", "10.0.0.7"),)).status == 404
