@@ -75,7 +75,8 @@ class ASGIPages:
 
     async def _since(self, mark: int) -> Changes:
         feed = self._inspector.feed
-        return await on_thread(feed.since, mark) if self._inspector.shares else feed.since(mark)
+        # A file, or hundreds of records that nobody has looked at yet, would hold up the event loop.
+        return await on_thread(feed.since, mark) if self._inspector.shares or not mark else feed.since(mark)
 
     # -- the stream ---------------------------------------------------------------------------------------------------
 

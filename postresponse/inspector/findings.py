@@ -51,7 +51,7 @@ def _in_words(value: Any) -> str:
         return ", ".join(f"{name}={_in_words(getattr(value, name))}" for name in names) or str(value.at)
     if isinstance(value, list | tuple):
         return ", ".join(map(_in_words, value))
-    if isinstance(value, str | int | float | bool):
+    if value is None or isinstance(value, str | int | float | bool):
         return str(value)
     return _name(value)
 

@@ -3,9 +3,8 @@
 import json
 import threading
 from collections import OrderedDict
-from dataclasses import asdict
 from itertools import takewhile
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from postresponse.inspector.records import JobRecord, RequestRecord
 
@@ -41,7 +40,12 @@ class Feed(Protocol):
 
 def written(record: Record) -> str:
     """Return *record* as JSON."""
-    return json.dumps(asdict(record), separators=(",", ":"))
+    return json.dumps(record, default=_fields, separators=(",", ":"))
+
+
+def _fields(part: Any) -> dict[str, Any]:
+    """The fields of a record, or of a part of one; `dataclasses.asdict` would copy all that is in them."""
+    return {name: getattr(part, name) for name in part.__slots__}
 
 
 class _Kept:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from sqlalchemy import Engine, MetaData, NullPool, create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -113,6 +114,13 @@ def test_a_server_that_refuses_and_one_that_says_nothing_hold_up_no_viewer(monke
         assert time.monotonic() - begin < 2
 
 
+def test_an_async_engine_that_does_not_answer_holds_up_nobody_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("postresponse.inspector.outbox.PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        view = OutboxView(f"postgresql+asyncpg://nobody@127.0.0.1:{silent.getsockname()[1]}/shop")
+        assert anyio.run(view.alook)["trouble"] == "the database does not answer"
+
+
 def test_a_database_without_the_table_is_said_to_have_none(tmp_path: Path) -> None:
     empty = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'empty.sqlite3'}", poolclass=NullPool)
     for protocol, source in (("wsgi", "sqlite://"), ("asyncio", empty)):
@@ -120,10 +128,11 @@ def test_a_database_without_the_table_is_said_to_have_none(tmp_path: Path) -> No
 
 
 def test_viewers_share_an_answer_for_a_moment(outbox: Outbox, engine: Engine) -> None:
-    view = OutboxView(engine)
-    assert view.look()["pending"] == 0
+    waits = OutboxView(create_async_engine(f"sqlite+aiosqlite:///{engine.url.database}", poolclass=NullPool))
+    views = (OutboxView(engine).look, lambda: anyio.run(waits.alook))
+    assert [look()["pending"] for look in views] == [0, 0]
     enlist(outbox, engine, Message("mail", "receipt"))
-    assert view.look()["pending"] == 0
+    assert [look()["pending"] for look in views] == [0, 0]
 
 
 def test_an_outbox_alone_does_not_know_its_database(outbox: Outbox) -> None:

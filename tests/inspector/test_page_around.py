@@ -187,11 +187,11 @@ def test_four_viewers_on_four_threads_delay_nobody(browser: Browser, desk: Serve
         browser.driver.switch_to.window(first)
     usual, most = (statistics.median(alone) * 1000, statistics.median(watched) * 1000), max(watched) * 1000
     print(f"\na GET alone: {usual[0]:.1f} ms; beside four viewers: {usual[1]:.1f} ms, at most {most:.0f}")
-    assert max(watched) < 1.0  # a thread that is held would make it wait for two seconds
-    assert usual[1] < 100
+    assert usual[1] < 200
+    assert max(watched) < 1.9  # who waits for a thread that is held waits for two seconds
 
 
-def test_more_than_one_process_is_said_to_be(browser: Browser, desks: Server) -> None:
+def test_more_than_one_process_is_said_to_be(desks: Server, browser: Browser) -> None:
     browser.open(desks)
     said = browser.text("#processes")
     assert said.startswith("More than one process serves this application")

@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import sessionmaker
 
-from postresponse import after_response, current_exchange, doom, launch
+from postresponse import CommitPolicy, after_response, current_exchange, doom, launch
 from postresponse.core.lifecycle import Ending, Moments, Outcome, UnitState
 from postresponse.inspector import Finding, Inspector
 from postresponse.inspector.failures import failure_record
@@ -257,10 +257,10 @@ def test_memory_is_bounded_whatever_comes() -> None:
                 inspector.job_ended(JobTrace("stray", -number - job, "", 5 * MS, 7 * MS, 9 * MS, "done", None))
             inspector.ended(replace(many, number=number), None)
 
-    burst(0, 60)
+    burst(0, 25)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    burst(60, 300)
+    burst(25, 75)
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert (len(kept(inspector)), len(kept(inspector, "jobs"))) == (20, 20)
@@ -370,5 +370,10 @@ def test_the_set_up_names_options_and_findings_and_no_value_of_an_object(protoco
         ("37 of 40 came late", False),
     ]
     assert told["looked"] is True
+    policy = CommitPolicy("after_send", max_body=None)
+    told = ask(protocol, True, f"{PAGE}set-up", unit_of_work=FakeUnits(), commit=policy).json
+    assert told["options"] == [{"unit_of_work": "FakeUnits", "commit": "at=after_send, max_body=None"}]
+    told = ask(protocol, True, f"{PAGE}set-up", unit_of_work=FakeUnits(), commit=CommitPolicy()).json
+    assert told["options"][0]["commit"] == "head"
     silent = ask(protocol, True, f"{PAGE}set-up").json
     assert (silent["options"], silent["findings"], silent["looked"]) == ([{}], [], False)
