@@ -128,11 +128,15 @@ def test_a_database_without_the_table_is_said_to_have_none(tmp_path: Path) -> No
 
 
 def test_viewers_share_an_answer_for_a_moment(outbox: Outbox, engine: Engine) -> None:
-    waits = OutboxView(create_async_engine(f"sqlite+aiosqlite:///{engine.url.database}", poolclass=NullPool))
-    views = (OutboxView(engine).look, lambda: anyio.run(waits.alook))
-    assert [look()["pending"] for look in views] == [0, 0]
+    view = OutboxView(engine)
+    async_view = OutboxView(create_async_engine(f"sqlite+aiosqlite:///{engine.url.database}", poolclass=NullPool))
+
+    def pending() -> list[int]:
+        return [view.look()["pending"], anyio.run(async_view.alook)["pending"]]
+
+    assert pending() == [0, 0]
     enlist(outbox, engine, Message("mail", "receipt"))
-    assert [look()["pending"] for look in views] == [0, 0]
+    assert pending() == [0, 0]
 
 
 def test_an_outbox_alone_does_not_know_its_database(outbox: Outbox) -> None:
