@@ -384,6 +384,14 @@ class Exchange:
         if self._told is not None or self._again:
             tell_due(self)
 
+    def _note(self, message: EnlistedMessage) -> None:
+        """Keep *message* for the observers; once they were told, this may be the context of work that never ends."""
+        if self._state is State.OVER:
+            return
+        if self._messages is None:
+            self._messages = []
+        self._messages.append(message)
+
     def _expect_work(self) -> None:
         self._expects_work, self._unheard = True, False
 

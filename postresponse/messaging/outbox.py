@@ -100,9 +100,7 @@ class Enlisting:
             self._enlist_elsewhere(into, message)
         exchange = current.get()
         if exchange is not None and exchange._settings.observers:
-            if exchange._messages is None:
-                exchange._messages = []
-            exchange._messages.append(EnlistedMessage(str(message.id), message.destination, message.name))
+            exchange._note(EnlistedMessage(str(message.id), message.destination, message.name))
         return message.id
 
     def _check(self, message: Message) -> None:

@@ -101,7 +101,7 @@ class PostResponseMiddleware:
         if KEY in environ:
             return self._step_aside(environ, start_response)
         inspector = self._inspector
-        if inspector is not None and environ["PATH_INFO"].startswith(inspector.path):
+        if inspector is not None and environ.get("PATH_INFO", "").startswith(inspector.path):
             answer: Iterable[bytes] | None = inspector.answer(environ, start_response)
             if answer is not None:
                 return answer

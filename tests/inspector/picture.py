@@ -37,7 +37,7 @@ def take(path: Path) -> None:
         browser = Browser(program, driver, Path(folder))
         try:
             shop(server)
-            browser.look_like(1280, 622)
+            browser.look_like(1280, 590)
             browser.open(server)
             browser.until(lambda: len(browser.rows()) == len(TRAFFIC) + 1)
             browser.until(lambda: browser.js("return jobs.size") == ACCEPTED)

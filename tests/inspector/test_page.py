@@ -41,16 +41,15 @@ def test_a_row_says_when_it_committed_and_a_problem_looks_like_one(browser: Brow
         return browser.rows()[browser.all(".row").index(element)]
 
     assert re.fullmatch(r"committed \d+\.\d ms before the first byte", row("post", "/orders/rows")[VERDICT])
-    assert re.match(
-        r"handler .* ms, commit .* ms, body .* ms, send_receipt .* ms", row("post", "/orders/rows")[TIMELINE]
-    )
+    bars = r"handler .* ms, commit .* ms, body .* ms, send_receipt .* ms"
+    browser.until(lambda: re.match(bars, row("post", "/orders/rows")[TIMELINE]))
     assert (row("/orders/gold")[STATUS], row("/orders/gold")[VERDICT]) == ("409", "rolled back (409)")
     assert row("/visits")[UNIT] == "after_send"
     assert re.fullmatch(r"committed .* ms after the last byte \(by choice\)", row("/visits")[VERDICT])
     assert row("get", "/orders/rows")[1] == "GET /orders/{id}"
     late = row("/late")
-    assert (late[UNIT], late[VERDICT]) == ("head \u00b7 globex", late[VERDICT])
-    assert re.fullmatch(r"committed 2\d\.\d ms AFTER the first byte", late[VERDICT])
+    assert late[UNIT] == "head \u00b7 globex"
+    assert re.fullmatch(r"committed \d+\.\d ms AFTER the first byte", late[VERDICT])
     assert "failed or late get_db" in late[TIMELINE]
     browser.row("work after the response failed (refuse)")
     for problem in ("/late", "/fail", "/invitations"):
@@ -68,6 +67,7 @@ def test_a_row_says_when_it_committed_and_a_problem_looks_like_one(browser: Brow
 
 def test_the_counters_count_what_is_kept(browser: Browser, shop: Server) -> None:
     browser.open(shop)
+    browser.until(lambda: browser.count("outbox").isdigit())
     before = {name: int(browser.count(name)) for name in ("requests", "before", "late", "work", "outbox")}
     send(shop, "POST", "/orders/counted", "/invitations")
     send(shop, "GET", "/late")

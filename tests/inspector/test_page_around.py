@@ -154,9 +154,18 @@ def test_under_wsgi_the_page_asks_every_two_seconds(browser: Browser, desk: Serv
     send(desk, "GET", "/")
     row = browser.row("get", "/")
     assert row.text.endswith("nothing was committed")
-    browser.click("#tab-outbox")
-    assert "Inspector(outbox=relay)" in browser.text("#outbox")
     assert not browser.all("#processes")
+
+
+def test_a_database_that_is_away_is_said_to_be_and_the_page_goes_on(browser: Browser, desk: Server) -> None:
+    browser.open(desk)
+    browser.click("#tab-outbox")
+    browser.until(lambda: "the database cannot be read" in browser.text("#outbox"))
+    assert "It is asked again by itself" in browser.text("#outbox")
+    assert browser.count("outbox") == "?"
+    send(desk, "GET", "/")
+    browser.click("#tab-requests")
+    browser.row("get", "/")
 
 
 def test_four_viewers_on_four_threads_delay_nobody(browser: Browser, desk: Server) -> None:
