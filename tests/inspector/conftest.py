@@ -16,7 +16,8 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 def _uvicorn(target: str, port: int) -> Sequence[str]:
     # Without a time limit for its shutdown: a stream that did not end would hold it for ever.
-    return ["-m", "uvicorn", target, "--host", "127.0.0.1", "--port", str(port), "--no-access-log"]
+    # On all addresses of this machine: who comes by another one than 127.0.0.1 is nobody that it knows.
+    return ["-m", "uvicorn", target, "--host", "0.0.0.0", "--port", str(port), "--no-access-log"]
 
 
 def _waitress(target: str, port: int) -> Sequence[str]:
@@ -32,9 +33,9 @@ DESK = Kind("waitress", "wsgi", _waitress, heeds_sigterm=False)
 DESKS = Kind("gunicorn", "wsgi", _gunicorn)
 
 
-def started(kind: Kind, target: str, folder: Path) -> Iterator[Server]:
+def started(kind: Kind, target: str, folder: Path, **environment: str) -> Iterator[Server]:
     """Run a server until its tests are over."""
-    server = Server(kind, f"tests.inspector.sites.{target}", folder, {}, free_port())
+    server = Server(kind, f"tests.inspector.sites.{target}", folder, environment, free_port())
     server.start()
     yield server
     server.stop()
@@ -56,6 +57,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def desks(tmp_path: Path) -> Iterator[Server]:
     """The desk on gunicorn, in two processes."""
     yield from started(DESKS, "desk:app", tmp_path)
+
+
+@pytest.fixture
+def in_production(tmp_path: Path) -> Iterator[Server]:
+    """The desk, where it is not to be looked at."""
+    yield from started(DESK, "desk:app", tmp_path, POSTRESPONSE_ENV="production")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,10 @@
 """The page in Chromium: how it looks, how fast it is, what it does when things go wrong, and what it lets in."""
 
+import socket
 import statistics
 import time
+from contextlib import closing
+from http.client import HTTPConnection
 
 import pytest
 from selenium.webdriver.common.keys import Keys
@@ -207,7 +210,30 @@ def test_more_than_one_process_is_said_to_be(desks: Server, browser: Browser) ->
     assert 'Inspector(store="inspector.sqlite3")' in said
 
 
+def own_address() -> str:
+    """The address of this machine on the network that it would ask others by; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
 @pytest.mark.parametrize("place", ["", "changes", "events"])
-def test_what_a_proxy_passes_on_is_not_shown(shop: Server, place: str) -> None:
+def test_who_comes_by_the_network_or_through_a_proxy_gets_404(shop: Server, place: str) -> None:
     with Client(shop.port) as client:
-        assert client.request("GET", f"{PAGE}{place}", (("X-Forwarded-For", "10.0.0.7"),)).status == 404
+        assert client.request("GET", f"{PAGE}{place}", (("X-Forwarded-For", "127.0.0.1"),)).status == 404
+    if (address := own_address()) == "127.0.0.1":
+        pytest.skip("this machine has no address but its own")
+    with closing(HTTPConnection(address, shop.port, timeout=10)) as connection:
+        connection.request("GET", f"{PAGE}{place}", headers={"Host": "localhost"})
+        assert connection.getresponse().status == 404
+
+
+def test_in_production_there_is_nothing_and_the_log_says_why(in_production: Server) -> None:
+    with Client(in_production.port) as client:
+        for place in ("", "changes", "outbox", "set-up"):
+            assert client.request("GET", f"{PAGE}{place}").status == 404
+        assert client.request("GET", "/").body == b"hello"
+    assert "the inspector was asked for in production, and is off" in in_production.log()

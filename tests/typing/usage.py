@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from postresponse import CommitPolicy, Outcome, asgi, commit_policy, current_exchange, doom, force_commit, wsgi
 from postresponse.core.exchange import Exchange, Failure
 from postresponse.error_response import ErrorResponse
+from postresponse.inspector import Inspector
 from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork, WSGIApplication
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
 
@@ -35,8 +36,13 @@ def error_response(failure: Failure) -> ErrorResponse:
 # every framework accepts the middleware in its own way
 starlette = Starlette(middleware=[Middleware(asgi.PostResponseMiddleware, unit_of_work=adb, commit="buffered")])
 starlette.add_middleware(asgi.PostResponseMiddleware, on_finished=on_finished)
+starlette.add_middleware(asgi.PostResponseMiddleware, inspector=True)
 fastapi = FastAPI()
 fastapi.add_middleware(asgi.PostResponseMiddleware, unit_of_work=adb, on_commit_failed=on_commit_failed)
+inspected: WSGIApplication = wsgi.PostResponseMiddleware(
+    lambda environ, start_response: [], inspector=Inspector(allow=["10.0.0.0/8"], store="inspector.sqlite3")
+)
+wsgi.PostResponseMiddleware(inspected, inspector="yes")  # type: ignore[arg-type]
 outermost: ASGIApplication = asgi.PostResponseMiddleware(fastapi, unit_of_work=adb, error_response=error_response)
 flask = Flask(__name__)
 flask.wsgi_app = wsgi.PostResponseMiddleware(flask.wsgi_app, unit_of_work=db)  # type: ignore[method-assign]
