@@ -33,9 +33,9 @@ SHOWN_OPTIONS: Final = 10
 class Inspector(Observer):
     """Keeps how the last requests went, and the work that they started, and shows it on a page.
 
-    Give it to a middleware as `inspector=`. It keeps method, path, route, status, tenant, times and exceptions; of a
-    request or response never a body, a header or a query. What an exception says is kept as the log has it, but for the
-    parameters of SQL statements.
+    Give it to a middleware as `inspector=`. It keeps method, path, route, status, tenant, times, exceptions, and the
+    trace id of `traceparent`; never a body, another header or a query. What an exception says is kept as the log has
+    it, but for the parameters of SQL statements.
 
     Args:
         path: Where the page is.

@@ -43,7 +43,7 @@ def take(path: Path) -> None:
             browser.until(lambda: browser.js("return jobs.size") == ACCEPTED)
             browser.row("/orders", "committed").click()
             browser.js("document.activeElement.blur(); scrollTo(0, 0)")
-            browser.until(lambda: re.search(r"[0-9a-f-]{36} sent", browser.text(".detail")))
+            browser.until(lambda: re.search(r"[0-9a-f-]{36} left", browser.text(".detail")))
             path.write_bytes(browser.picture("picture"))
         finally:
             browser.quit()

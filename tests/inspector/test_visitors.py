@@ -2,6 +2,8 @@
 
 import logging
 import re
+import subprocess
+import sys
 from base64 import b64encode
 from collections.abc import Callable
 from hashlib import sha256
@@ -144,6 +146,9 @@ def test_where_it_is_off_nothing_of_it_is_loaded_or_asked() -> None:
             made: Any = kind.PostResponseMiddleware(app, inspector=off)
             assert made._inspector is None
             assert made._settings.observers == ()
+    code = "import sys, postresponse.asgi, postresponse.wsgi; print(*(x for x in sys.modules if 'inspector' in x))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == ""
 
 
 @pytest.mark.parametrize("given", ["yes", 1, 0, Inspector])
