@@ -10,7 +10,9 @@ from postresponse.importing import imported
 
 __all__ = ["options_from"]
 
-_NAMED: Final = ("UNIT_OF_WORK", "ERROR_RESPONSE", "ON_COMMIT_FAILED", "ON_FINISHED", "ON_ERROR", "SUPERVISOR")
+_NAMED: Final = (
+    *("UNIT_OF_WORK", "ERROR_RESPONSE", "ON_COMMIT_FAILED", "ON_FINISHED", "ON_ERROR", "SUPERVISOR", "INSPECTOR"),
+)
 """What may be given by its name, `"shop.web:db"`; of the observers, each."""
 
 

@@ -87,6 +87,13 @@ LINES: Final = (
     # telemetry
     Line(logging.WARNING, r"\S+ cannot be counted, and its metrics are left out: .+"),
     Line(logging.INFO, r"\S+ is counted again"),
+    # inspector
+    Line(
+        logging.WARNING,
+        "the inspector was asked for in production, and is off: .+ answers 404, .+",
+    ),
+    Line(logging.WARNING, "the store of the inspector, .+, cannot be written: .+"),
+    Line(logging.ERROR, "allow= of the inspector failed, and nobody is shown anything", traceback=True),
     # receivers
     Line(logging.WARNING, r".+: \S+ [0-9a-f-]{36} failed, and comes again in [\d.]+ s: .+"),
     Line(logging.WARNING, r".+: \S+ [0-9a-f-]{36} is left alone: .+"),

@@ -159,6 +159,7 @@ def test_every_example_is_run_here() -> None:
         *STREAMS,
         *RECEIVERS,
         *FLOWS,
+        "inspector_app",  # in tests/inspector/test_example.py
     }
     others.add("orders_service")  # in tests/messaging
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {*others, *(shop.name for shop in SHOPS)}

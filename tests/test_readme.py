@@ -36,6 +36,7 @@ from postresponse.core.lifecycle import CommitPoint, Ending, Moments, State, Uni
 from postresponse.core.policy import Head
 from postresponse.demo.report import HEADINGS
 from postresponse.demo.ways import HEAD, WAYS
+from postresponse.inspector import Inspector
 from postresponse.tenancy import asgi as asgi_tenancy
 from postresponse.tenancy import wsgi as wsgi_tenancy
 from postresponse.work import BulkheadLimits, JobState, TaskSupervisor
@@ -259,6 +260,16 @@ def check_prometheus(found: Namespace) -> None:
     until(lambda: 'postresponse_jobs_total{job="receipt",outcome="done"} 1.0' in client.get("/metrics/").text)
 
 
+def check_inspector(found: Namespace) -> None:
+    client = found["app"].test_client()
+    assert client.get("/orders/7", buffered=True).status_code == 200
+    assert client.get("/__postresponse__/", buffered=True).content_type == "text/html; charset=utf-8"
+    (row,) = client.get("/__postresponse__/changes", buffered=True).json["requests"]
+    assert (row["path"], row["verdict"]) == ("/orders/7", "nothing was committed")
+    elsewhere = {"REMOTE_ADDR": "10.0.0.7"}
+    assert client.get("/__postresponse__/", buffered=True, environ_overrides=elsewhere).status_code == 404
+
+
 CHECKS: dict[str, Callable[[Namespace], None]] = {
     "postresponse": check_first_lines,
     "One example for each need": check_observing,
@@ -272,6 +283,7 @@ CHECKS: dict[str, Callable[[Namespace], None]] = {
     "Limits for each tenant": check_tenants,
     "OpenTelemetry": check_opentelemetry,
     "Prometheus": check_prometheus,
+    "The inspector": check_inspector,
     "When a commit fails": check_error_response,
     "When two requests want the same": check_retry,
     "Several databases": check_several_databases,
@@ -551,6 +563,7 @@ def test_the_tables_of_options_name_every_option_and_no_other() -> None:
     for limited in (asgi_tenancy.TenantLimitMiddleware, wsgi_tenancy.TenantLimitMiddleware):
         assert names("option", "## Limits for each tenant") == keywords(limited)
     assert names("option", "Of `CommitPolicy`") == [field.name for field in dataclasses.fields(CommitPolicy)]
+    assert names("option of `Inspector`", "## The inspector") == keywords(Inspector)
     options = names("option of `Retry`", "## When two requests want the same")
     assert options == [field.name for field in dataclasses.fields(Retry)]
 

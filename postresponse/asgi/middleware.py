@@ -3,7 +3,7 @@
 from asyncio import _get_running_loop
 from collections.abc import Callable, Sequence
 from time import monotonic_ns, time
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from postresponse.asgi.exchange import ASGIExchange
 from postresponse.asgi.lifespan import answer_lifespan
@@ -19,6 +19,9 @@ from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork
 from postresponse.work.current import supervisor_given
 from postresponse.work.homes import trio_token
 from postresponse.work.supervisor import TaskSupervisor
+
+if TYPE_CHECKING:
+    from postresponse.inspector.inspector import Inspector
 
 __all__ = ["PostResponseMiddleware"]
 
@@ -43,6 +46,7 @@ class PostResponseMiddleware:
         cleanup_timeout: Seconds that a rollback or a close may take before its connection is given up.
         supervisor: Carries the work that requests start; None for the one of this process.
         observers: Are told of each exchange, and of the work that it starts.
+        inspector: True, or an `Inspector`, shows them on a page at `/__postresponse__/`, to clients on this machine.
 
     Raises:
         ConfigurationError: An option is unknown or has a value that it cannot have.
@@ -70,11 +74,21 @@ class PostResponseMiddleware:
         cleanup_timeout: float = 5.0,
         supervisor: TaskSupervisor | None = None,
         observers: Sequence[Observer] = (),
+        inspector: "bool | Inspector | None" = None,
     ) -> None:
         check_application(app, 3, twin="postresponse.wsgi.PostResponseMiddleware")
         self.app = app
         # What type of scope has an exchange: none, until the first call of any type has looked at the stack.
         self._handles = ""
+        self._inspector: Any = None
+        if inspector is not None and inspector is not False:
+            from postresponse.inspector.asgi_pages import ASGIPages
+            from postresponse.inspector.opening import opened
+
+            point = commit or (unit_of_work and "head")
+            options = {"unit_of_work": unit_of_work, "commit": point, "supervisor": supervisor, "observers": observers}
+            shown, observers = opened(inspector, observers, options)
+            self._inspector = ASGIPages(shown)
         self._settings = Settings.of(
             is_async=True,
             clock=monotonic_ns,
@@ -94,6 +108,9 @@ class PostResponseMiddleware:
         """Handle one connection (ASGI 3.0)."""
         if scope["type"] != self._handles or KEY in scope:
             await self._pass_on(scope, receive, send)
+            return
+        inspector = self._inspector
+        if inspector is not None and inspector.path in scope["path"] and await inspector.answers(scope, receive, send):
             return
         settings = self._settings
         given = _copied(scope) if settings.retries else {**scope}

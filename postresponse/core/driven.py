@@ -71,6 +71,7 @@ class DrivenExchange(Exchange):
             length=self._declared,
             doomed=self._doomed if self._verdict is Verdict.ROLL_BACK else None,
             commits=tuple(self._commits or ()),
+            messages=tuple(self._messages or ()),
         )
 
     def _tell_observers(self, outcome: Outcome) -> None:

@@ -23,7 +23,7 @@ from postresponse.core.policy import (
     never_ends,
 )
 from postresponse.core.settings import Settings, check_callback
-from postresponse.core.trace import ObservedCommit
+from postresponse.core.trace import EnlistedMessage, ObservedCommit
 from postresponse.core.units import UnitKind
 from postresponse.core.work import Work, start_due, tell_due
 from postresponse.exceptions import (
@@ -155,6 +155,7 @@ class Exchange:
     _begun: Sequence[object] = ()
     """What each observer returned when the exchange began."""
     _commits: list[ObservedCommit] | None = None
+    _messages: list[EnlistedMessage] | None = None
     _more_observers: tuple[Observer, ...] = ()
     """Who looks on besides those of the middleware, since something was seen."""
     _passing: BaseException | None = None
@@ -382,6 +383,14 @@ class Exchange:
         telling.append(tell)
         if self._told is not None or self._again:
             tell_due(self)
+
+    def _note(self, message: EnlistedMessage) -> None:
+        """Keep *message* for the observers; once they were told, this may be the context of work that never ends."""
+        if self._state is State.OVER:
+            return
+        if self._messages is None:
+            self._messages = []
+        self._messages.append(message)
 
     def _expect_work(self) -> None:
         self._expects_work, self._unheard = True, False

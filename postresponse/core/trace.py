@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from postresponse.core.lifecycle import CommitPoint, Ending, Outcome, UnitState
 
-__all__ = ["JobTrace", "Mode", "ObservedCommit", "Trace", "TraceEvent", "mode_of"]
+__all__ = ["EnlistedMessage", "JobTrace", "Mode", "ObservedCommit", "Trace", "TraceEvent", "mode_of"]
 
 Mode = Literal["observe", "head", "buffered", "after_send"]
 
@@ -35,6 +35,20 @@ class ObservedCommit:
     exception: BaseException | None
     source: str
     where: str
+
+
+class EnlistedMessage(NamedTuple):
+    """A message that a request has enlisted in an outbox.
+
+    Attributes:
+        id: The message's.
+        destination: Which engine it is for.
+        name: What that calls it.
+    """
+
+    id: str
+    destination: str
+    name: str
 
 
 class TraceEvent(NamedTuple):
@@ -67,6 +81,7 @@ class Trace:
         doomed: The reason that was given to `doom`, where that decided; or None.
         length: The Content-Length of the response, where it has one.
         commits: The commits that this package does not manage, in order.
+        messages: What was enlisted in an outbox meanwhile, in order; sent if its transaction committed.
     """
 
     number: int
@@ -80,6 +95,7 @@ class Trace:
     length: int | None = None
     doomed: str | None = None
     commits: tuple[ObservedCommit, ...] = ()
+    messages: tuple[EnlistedMessage, ...] = ()
 
     @property
     def route(self) -> str:

@@ -11,9 +11,10 @@ from sqlalchemy import Connection, Dialect, MetaData
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from postresponse.core.current import current_exchange
+from postresponse.core.current import current, current_exchange
 from postresponse.core.log import logger
 from postresponse.core.policy import did_you_mean
+from postresponse.core.trace import EnlistedMessage
 from postresponse.exceptions import (
     ConfigurationError,
     MessageRefused,
@@ -97,6 +98,9 @@ class Enlisting:
             self._enlist_in_connection(into.sync_connection, message)
         else:
             self._enlist_elsewhere(into, message)
+        exchange = current.get()
+        if exchange is not None and exchange._settings.observers:
+            exchange._note(EnlistedMessage(str(message.id), message.destination, message.name))
         return message.id
 
     def _check(self, message: Message) -> None:

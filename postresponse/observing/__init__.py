@@ -4,6 +4,6 @@ Give them to a middleware, or to a `TaskSupervisor`, as `observers=[...]`.
 """
 
 from postresponse.core.observer import Observer
-from postresponse.core.trace import JobTrace, ObservedCommit, Trace, TraceEvent
+from postresponse.core.trace import EnlistedMessage, JobTrace, ObservedCommit, Trace, TraceEvent
 
-__all__ = ["JobTrace", "ObservedCommit", "Observer", "Trace", "TraceEvent"]
+__all__ = ["EnlistedMessage", "JobTrace", "ObservedCommit", "Observer", "Trace", "TraceEvent"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic_ns, time
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from postresponse.core.current import current
 from postresponse.core.exchange import KEY, Exchange, Failure
@@ -14,6 +14,9 @@ from postresponse.typing import UnitOfWork, WSGIApplication
 from postresponse.work.current import supervisor_given
 from postresponse.work.supervisor import TaskSupervisor
 from postresponse.wsgi.exchange import WSGIExchange
+
+if TYPE_CHECKING:
+    from postresponse.inspector.inspector import Inspector
 
 __all__ = ["PostResponseMiddleware"]
 
@@ -37,6 +40,7 @@ class PostResponseMiddleware:
         cleanup_timeout: Seconds that a rollback or a close may take before its connection is given up.
         supervisor: Carries the work that requests start; None for the one of this process.
         observers: Are told of each exchange, and of the work that it starts.
+        inspector: True, or an `Inspector`, shows them on a page at `/__postresponse__/`, to clients on this machine.
 
     Raises:
         ConfigurationError: An option is unknown or has a value that it cannot have.
@@ -64,9 +68,19 @@ class PostResponseMiddleware:
         cleanup_timeout: float = 5.0,
         supervisor: TaskSupervisor | None = None,
         observers: Sequence[Observer] = (),
+        inspector: "bool | Inspector | None" = None,
     ) -> None:
         check_application(app, 2, twin="postresponse.asgi.PostResponseMiddleware")
         self.app = app
+        self._inspector: Any = None
+        if inspector is not None and inspector is not False:
+            from postresponse.inspector.opening import opened
+            from postresponse.inspector.wsgi_pages import WSGIPages
+
+            point = commit or (unit_of_work and "head")
+            options = {"unit_of_work": unit_of_work, "commit": point, "supervisor": supervisor, "observers": observers}
+            shown, observers = opened(inspector, observers, options)
+            self._inspector = WSGIPages(shown)
         self._settings = Settings.of(
             is_async=False,
             clock=monotonic_ns,
@@ -86,6 +100,11 @@ class PostResponseMiddleware:
         """Handle one request (PEP 3333)."""
         if KEY in environ:
             return self._step_aside(environ, start_response)
+        inspector = self._inspector
+        if inspector is not None and environ.get("PATH_INFO", "").startswith(inspector.path):
+            answer: Iterable[bytes] | None = inspector.answer(environ, start_response)
+            if answer is not None:
+                return answer
         settings = self._settings
         given = environ if not settings.retries else environ.copy()
         exchange = WSGIExchange(settings, given, monotonic_ns(), None, start_response)

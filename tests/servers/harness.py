@@ -148,15 +148,16 @@ class Server:
         target: The application, as ``package.module:name``.
         folder: An empty folder for the process: its working directory, log file and path entry.
         environment: Variables added to this process's own.
+        port: Where it listens each time that it is started; 0 for another port each time.
     """
 
-    def __init__(self, kind: Kind, target: str, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, kind: Kind, target: str, folder: Path, environment: Mapping[str, str], port: int = 0) -> None:
         self.kind = kind
         self.folder = folder
         self._target = target
         self._environment = dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = 0
+        self.port = self._port = port
 
     def start(self, timeout: float = 20.0) -> None:
         """Start the process and return when it listens.
@@ -164,7 +165,7 @@ class Server:
         Raises:
             StartFailed: If it ends before, or does not listen within *timeout* seconds.
         """
-        self.port = free_port()
+        self.port = self._port or free_port()
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *self.kind.command(self._target, self.port)],

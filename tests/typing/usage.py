@@ -22,6 +22,7 @@ from postresponse.telemetry.prometheus import PrometheusObserver
 from postresponse.telemetry.prometheus_outbox import OutboxCollector
 from postresponse.telemetry.sentry import SentryScope
 from postresponse.telemetry.server_timing import ServerTiming
+from postresponse.inspector import Inspector
 from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork, WSGIApplication
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
 from postresponse.work import TaskSupervisor
@@ -45,8 +46,13 @@ def error_response(failure: Failure) -> ErrorResponse:
 # every framework accepts the middleware in its own way
 starlette = Starlette(middleware=[Middleware(asgi.PostResponseMiddleware, unit_of_work=adb, commit="buffered")])
 starlette.add_middleware(asgi.PostResponseMiddleware, on_finished=on_finished)
+starlette.add_middleware(asgi.PostResponseMiddleware, inspector=True)
 fastapi = FastAPI()
 fastapi.add_middleware(asgi.PostResponseMiddleware, unit_of_work=adb, on_commit_failed=on_commit_failed)
+inspected: WSGIApplication = wsgi.PostResponseMiddleware(
+    lambda environ, start_response: [], inspector=Inspector(allow=["10.0.0.0/8"], store="inspector.sqlite3")
+)
+wsgi.PostResponseMiddleware(inspected, inspector="yes")  # type: ignore[arg-type]
 outermost: ASGIApplication = asgi.PostResponseMiddleware(fastapi, unit_of_work=adb, error_response=error_response)
 flask = Flask(__name__)
 flask.wsgi_app = wsgi.PostResponseMiddleware(flask.wsgi_app, unit_of_work=db)  # type: ignore[method-assign]

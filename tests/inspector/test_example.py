@@ -1,0 +1,32 @@
+"""The example, as its first lines say: each request has its row, with what they promise of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.inspector.asking import PAGE
+from tests.servers.client import Client
+from tests.test_examples import JSON, first_command, serving, until
+
+
+def test_each_request_of_the_example_has_the_row_that_it_is_there_for(tmp_path: Path) -> None:
+    with serving(first_command("inspector_app"), tmp_path) as running, Client(running.port) as client:
+
+        def rows() -> dict[str, Any]:
+            told = json.loads(client.request("GET", f"{PAGE}changes").body)
+            return {f"{each['path']} {each['status']} {each['problem']}": each for each in told["requests"]}
+
+        for item in ("tea", "gold", "coal"):
+            client.request("POST", "/orders", JSON, json.dumps({"item": item}).encode())
+        client.request("GET", "/export")
+        client.request("POST", "/visits")
+        assert until(lambda: {"/orders 201 True", "/visits 202 False"} <= rows().keys()), running.log()
+        found = rows()
+        assert found["/orders 409 False"]["verdict"] == "rolled back (409)"
+        assert found["/orders 201 True"]["verdict"] == "work after the response failed (warm_cache)"
+        assert found["/visits 202 False"]["committed"] == "by choice"
+        tea = found["/orders 201 False"]
+        assert (tea["committed"], len(tea["messages"])) == ("before", 1)
+        export = {each["kind"]: each["end"] - each["begin"] for each in found["/export 200 False"]["segments"]}
+        assert export["body"] > 40  # five lines, with ten milliseconds behind each
+        assert until(lambda: json.loads(client.request("GET", f"{PAGE}outbox").body)["pending"] == 0), running.log()
