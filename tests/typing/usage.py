@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from postresponse import CommitPolicy, Outcome, asgi, commit_policy, current_exchange, doom, force_commit, wsgi
 from postresponse.core.exchange import Exchange, Failure
 from postresponse.error_response import ErrorResponse
+from postresponse.inspector import Inspector
 from postresponse.integrations.fastapi import session_of
 from postresponse.messaging import Outbox
 from postresponse.observing import Observer
@@ -22,7 +23,6 @@ from postresponse.telemetry.prometheus import PrometheusObserver
 from postresponse.telemetry.prometheus_outbox import OutboxCollector
 from postresponse.telemetry.sentry import SentryScope
 from postresponse.telemetry.server_timing import ServerTiming
-from postresponse.inspector import Inspector
 from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork, WSGIApplication
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
 from postresponse.work import TaskSupervisor
