@@ -169,7 +169,7 @@ class DrivenExchange(Exchange):
                 decided=self._decided,
                 settling=self._settling,
                 settled=self._settled,
-                head_sent=self._head_sent,
+                head_sent=self._left_at or self._head_sent,
                 body_sent=self._body_sent,
                 ended=ended,
             ),

@@ -154,6 +154,8 @@ class Exchange:
     _doomed: str | None = None
     _begun: Sequence[object] = ()
     """What each observer returned when the exchange began."""
+    _first_byte: int | None = None
+    """WSGI: when the first bytes left; the head waits for them."""
     _commits: list[ObservedCommit] | None = None
     _more_observers: tuple[Observer, ...] = ()
     """Who looks on besides those of the middleware, since something was seen."""
@@ -445,6 +447,11 @@ class Exchange:
                 "give it unit_of_work=, or use on_finished()"
             )
         self._check_undecided(f"{name}()")
+
+    @property
+    def _left_at(self) -> int | None:
+        """When the head had really left; None as long as nothing has."""
+        return self._head_sent
 
     # -- what its head says --------------------------------------------------------------------------------------
 

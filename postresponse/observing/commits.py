@@ -1,0 +1,84 @@
+"""The commits of a request that this package does not manage: whose one is, and what is taken down of it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from time import monotonic_ns
+from typing import Final
+
+from postresponse.core.current import current, in_job
+from postresponse.core.exchange import Exchange
+from postresponse.core.lifecycle import State
+from postresponse.core.trace import ObservedCommit
+from postresponse.observing.late import tally
+from postresponse.observing.places import place
+from postresponse.unit_of_work.statements import detached
+
+__all__ = ["Sent", "request_here", "sent"]
+
+MOST: Final = 100
+"""How many commits of one request are kept, early ones and late ones each; behind that only the last one is."""
+
+OVER: Final = State.OVER
+
+
+def request_here() -> Exchange | None:
+    """Return the request that a commit here is of, or None.
+
+    None outside of a request, and once it is over; in a job, which has the context of the request that started it, and
+    whose commits are its own; and while a unit of work ends, whose commit that is. A `scope` has no response that its
+    commits could be late for.
+    """
+    exchange = current.get()
+    if exchange is None or exchange._state is OVER or in_job.get() or exchange._server_send is None:
+        return None
+    is_managed = exchange._settling is not None and not exchange._unit_ended
+    return None if is_managed else exchange
+
+
+class Sent:
+    """A commit that was sent; `answered` is called when that is known."""
+
+    __slots__ = ("_commit", "_commits")
+
+    def __init__(self, commits: list[ObservedCommit], commit: ObservedCommit) -> None:
+        self._commits = commits
+        self._commit = commit
+
+    def answered(self, exception: BaseException | None = None) -> None:
+        """Take down that the database has answered, or what was raised in the place of that."""
+        error = None if exception is None else detached(exception)
+        known = replace(self._commit, ended=monotonic_ns(), exception=error)
+        for index in range(len(self._commits) - 1, -1, -1):
+            if self._commits[index] is self._commit:
+                self._commits[index] = known
+                return
+
+
+def sent(exchange: Exchange, source: str, *, wrote: bool, where: Callable[[], str] = place) -> Sent:
+    """Take down a commit of *exchange* that is about to be sent; the exchange then reports when it is over.
+
+    Args:
+        source: Who told of it.
+        wrote: Whether its transaction may have written.
+        where: Tells where it comes from; asked for one that is late, or that somebody else will hear of.
+    """
+    began, left = monotonic_ns(), exchange._left_at
+    is_late = left is not None and left <= began
+    commits = _commits_of(exchange)
+    place = where() if is_late or exchange._settings.observers else ""
+    commit = ObservedCommit(began, None, is_late, wrote, None, source, place)
+    if len(commits) >= (2 * MOST if is_late else MOST):
+        commits[-1] = commit
+    else:
+        commits.append(commit)
+    return Sent(commits, commit)
+
+
+def _commits_of(exchange: Exchange) -> list[ObservedCommit]:
+    commits = exchange._commits
+    if commits is None:
+        commits = exchange._commits = exchange.__dict__.setdefault("_commits", [])  # by one of two threads
+        exchange._unheard = False
+        if tally not in exchange._more_observers:
+            exchange._more_observers = (*exchange._more_observers, tally)
+    return commits
