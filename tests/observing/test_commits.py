@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from postresponse.observing import Observer, Trace, commits
 from postresponse.observing.late import tally
 from postresponse.work import TaskSupervisor, scope
 from tests.fakes import BODY, START, FakeUnits, StrictASGIServer, StrictWSGIServer
+from tests.services import postgres
 from tests.work.waiting import aidle
 
 TABLES = (
@@ -422,3 +425,35 @@ def test_nothing_is_kept_of_a_request_that_is_over(engine: Engine) -> None:
         assert not [each for each in gc.get_objects() if type(each).__name__ == "WSGIExchange"]
     finally:
         gc.enable()
+
+
+@pytest.mark.service("postgresql")
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+def test_on_postgresql_what_commits_writes_and_fails_is_told_by_each_driver(driver: str, quiet: None) -> None:
+    table = f"observed_{driver}_{os.getpid()}"
+    refused = f"CREATE TABLE {table} (customer INTEGER UNIQUE DEFERRABLE INITIALLY DEFERRED)"
+    insert = text(f"INSERT INTO {table} VALUES (1)")
+
+    async def app(send: Any) -> None:
+        made = create_async_engine(postgres.url().replace("postgresql", f"postgresql+{driver}", 1), poolclass=NullPool)
+        async with made.begin() as connection:
+            await connection.execute(text(refused))
+        await send({"type": START, "status": 200, "headers": []})
+        try:
+            with suppress(IntegrityError):
+                async with AsyncSession(made) as session:
+                    await session.execute(insert)
+                    await session.execute(insert)
+                    await session.commit()
+            async with AsyncSession(made) as session:
+                await session.execute(text(f"SELECT * FROM {table}"))
+                await session.commit()
+        finally:
+            async with made.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+                await connection.execute(text(f"DROP TABLE {table}"))
+        await send({"type": BODY, "body": b""})
+
+    told = aserve(app)
+    assert told.seen == [(False, True, False), (True, True, True), (True, False, False), (True, True, False)]
+    assert all(commit.ended is not None for commit in told.traces[0].commits)
+    assert [commit.where.partition(" ")[0] for commit in told.traces[0].commits] == ["app"] * 4
