@@ -1,24 +1,51 @@
 """The commits of a request that this package does not manage: whose one is, and what is taken down of it."""
 
+import functools
 from collections.abc import Callable
-from dataclasses import replace
 from time import monotonic_ns
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from postresponse.core.current import current, in_job
 from postresponse.core.exchange import Exchange
 from postresponse.core.lifecycle import State
+from postresponse.core.log import logger
 from postresponse.core.trace import ObservedCommit
 from postresponse.observing.late import tally
 from postresponse.observing.places import place
 from postresponse.unit_of_work.statements import detached
 
-__all__ = ["Sent", "request_here", "sent"]
+__all__ = ["Sent", "harmless", "request_here", "sent"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MOST: Final = 100
 """How many commits of one request are kept, early ones and late ones each; behind that only the last one is."""
 
 OVER: Final = State.OVER
+
+
+_complained: Final[set[str]] = set()
+
+
+def harmless(listener: Callable[P, T]) -> Callable[P, T | None]:
+    """Have *listener* harm nobody: it is called inside of a statement or commit of the application's.
+
+    What it raises is logged, once for each listener, and None is returned.
+    """
+    name = f"{listener.__module__}.{listener.__qualname__}"
+
+    @functools.wraps(listener)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return listener(*args, **kwargs)
+        except Exception as error:
+            if name not in _complained:
+                _complained.add(name)
+                logger.error("%s() failed; further failures are not logged", name, exc_info=error)
+            return None
+
+    return guarded
 
 
 def request_here() -> Exchange | None:
@@ -46,11 +73,13 @@ class Sent:
 
     def answered(self, exception: BaseException | None = None) -> None:
         """Take down that the database has answered, or what was raised in the place of that."""
-        error = None if exception is None else detached(exception)
-        known = replace(self._commit, ended=monotonic_ns(), exception=error)
-        for index in range(len(self._commits) - 1, -1, -1):
-            if self._commits[index] is self._commit:
-                self._commits[index] = known
+        ended, error = monotonic_ns(), None if exception is None else detached(exception)
+        commits, sent = self._commits, self._commit
+        for index in range(len(commits) - 1, -1, -1):
+            if commits[index] is sent:
+                commits[index] = ObservedCommit(
+                    sent.began, ended, sent.late, sent.wrote, error, sent.source, sent.where
+                )
                 return
 
 

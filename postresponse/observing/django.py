@@ -16,7 +16,7 @@ from typing import Any, Final
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
-from postresponse.observing.commits import request_here, sent
+from postresponse.observing.commits import Sent, harmless, request_here, sent
 from postresponse.unit_of_work.statements import is_kept, only_reads
 
 __all__ = ["listen"]
@@ -44,6 +44,7 @@ def _statement_told(run: Callable[..., Any]) -> Callable[..., Any]:
     return told
 
 
+@harmless
 def _wrote(connection: Any) -> None:
     driver = connection.connection
     if not (connection.autocommit or is_kept(driver)):
@@ -58,13 +59,10 @@ def _wrote(connection: Any) -> None:
 def _commit_told(commit: Callable[[Any], None]) -> Callable[[Any], None]:
     @functools.wraps(commit)
     def told(connection: Any) -> None:
-        driver, written = connection.connection, vars(connection).pop(_KEY, None)
-        wrote = driver is not None and written is driver
-        exchange = None if driver is None or connection.in_atomic_block else request_here()  # else Django refuses
-        if exchange is None or not (wrote or exchange._settings.observers):
+        under_way = _sent(connection)
+        if under_way is None:
             commit(connection)
             return
-        under_way = sent(exchange, "django", wrote=wrote)
         try:
             commit(connection)
         except BaseException as error:
@@ -73,6 +71,18 @@ def _commit_told(commit: Callable[[Any], None]) -> Callable[[Any], None]:
         under_way.answered()
 
     return told
+
+
+@harmless
+def _sent(connection: Any) -> Sent | None:
+    driver, written = connection.connection, vars(connection).pop(_KEY, None)
+    if driver is None or connection.in_atomic_block:  # Django sends nothing
+        return None
+    exchange = request_here()
+    # What only read is told of to whoever listens anyway, and is nobody's trouble.
+    if exchange is None or not (written is driver or exchange._settings.observers):
+        return None
+    return sent(exchange, "django", wrote=written is driver)
 
 
 def _rollback_told(rollback: Callable[[Any], None]) -> Callable[[Any], None]:

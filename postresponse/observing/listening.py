@@ -9,6 +9,8 @@ import sys
 import threading
 from typing import Final
 
+from postresponse.observing.commits import harmless
+
 __all__ = ["LOOKS", "look", "looks_left"]
 
 LOOKS: Final = 100
@@ -16,13 +18,12 @@ LOOKS: Final = 100
 
 _lock: Final = threading.Lock()
 _heard: Final[set[str]] = set()
-_ALL: Final = frozenset({"sqlalchemy.engine", "django.db"})
 
 
 def looks_left() -> int:
     """Hear what is loaded, and return how many requests are to `look` again: none where all is heard."""
     _listen()
-    return 0 if _heard >= _ALL else LOOKS
+    return 0 if _heard >= _LIBRARIES.keys() else LOOKS
 
 
 def look(left: int) -> int:
@@ -32,16 +33,28 @@ def look(left: int) -> int:
 
 
 def _listen() -> None:
-    if not any(name in sys.modules for name in _ALL - _heard):
+    if not any(name in sys.modules and name not in _heard for name in _LIBRARIES):
         return
     with _lock:
-        if "sqlalchemy.engine" in sys.modules and "sqlalchemy.engine" not in _heard:
-            from postresponse.observing import sqlalchemy
+        for name, listen in _LIBRARIES.items():
+            if name in sys.modules and name not in _heard:
+                _heard.add(name)
+                listen()
 
-            sqlalchemy.listen()
-            _heard.add("sqlalchemy.engine")
-        if "django.db" in sys.modules and "django.db" not in _heard:
-            from postresponse.observing import django
 
-            django.listen()
-            _heard.add("django.db")
+@harmless
+def _sqlalchemy() -> None:
+    from postresponse.observing import sqlalchemy
+
+    sqlalchemy.listen()
+
+
+@harmless
+def _django() -> None:
+    from postresponse.observing import django
+
+    django.listen()
+
+
+_LIBRARIES: Final = {"sqlalchemy.engine": _sqlalchemy, "django.db": _django}
+"""What is in `sys.modules` once a library is loaded, and what then listens to it."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.pool import Pool
 
-from postresponse.observing.commits import Sent, request_here, sent
+from postresponse.observing.commits import Sent, harmless, request_here, sent
 from postresponse.unit_of_work.statements import is_kept, only_reads
 
 __all__ = ["listen"]
@@ -30,8 +30,8 @@ def listen() -> None:
     Best before any of them is used: SQLAlchemy adds to lists that another thread may be going through.
     """
     for name, listener in _LISTENERS.items():
-        event.listen(Engine, name, listener)
-    event.listen(Pool, "reset", _on_reset)
+        event.listen(Engine, name, harmless(listener))
+    event.listen(Pool, "reset", harmless(_on_reset))
 
 
 def _on_begin(connection: Connection) -> None:
@@ -68,7 +68,7 @@ def _on_error(context: ExceptionContext) -> None:
         connection.info.pop(_KEY).answered(context.sqlalchemy_exception or context.original_exception)
 
 
-def _on_reset(driver: object, record: Any, state: object) -> None:  # SQLAlchemy counts these
+def _on_reset(driver: object, record: Any, state: object) -> None:
     _answered(record.info.pop(_KEY, None))
 
 

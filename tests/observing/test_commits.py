@@ -409,6 +409,28 @@ def test_of_many_commits_of_one_request_the_last_is_kept_and_not_all(
     assert list(trace.commits) == sorted(trace.commits, key=lambda commit: commit.began)
 
 
+def test_a_listener_that_fails_harms_no_commit_and_is_logged_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def raises(statement: str) -> bool:
+        raise ZeroDivisionError
+
+    def app(start_response: Any, server: StrictWSGIServer) -> Any:
+        store(engine)
+        start_response(*HEAD)
+        return [b"all"]
+
+    monkeypatch.setattr("postresponse.observing.sqlalchemy.only_reads", raises)
+    monkeypatch.setattr(commits, "_complained", set())
+    for _ in range(2):
+        assert serve(app).seen == [(False, False, False)]
+    assert caplog.messages == [
+        "postresponse.observing.sqlalchemy._on_statement() failed; further failures are not logged"
+    ]
+    with engine.connect() as connection:
+        assert connection.execute(READ).scalar_one() == 2
+
+
 def test_nothing_is_kept_of_a_request_that_is_over(engine: Engine) -> None:
     def app(environ: Any, start_response: Any) -> Any:
         store(engine)
