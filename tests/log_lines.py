@@ -63,6 +63,7 @@ LINES: Final = (
     Line(logging.WARNING, rf"{ROUTE}: committed [\d.]+ ms after the first byte{IN}: .+"),
     Line(logging.WARNING, rf"{ROUTE}: a commit failed \(\w+\) [\d.]+ ms after the first byte{IN}, and the .+: .+"),
     Line(logging.WARNING, rf"\d+ of \d+ (?:{ROUTE}|\(other routes\)) committed after their first byte \(.+\)(; .+)?"),
+    Line(logging.WARNING, r"and \d+ more routes did; late_commits\(\) tells of all"),
     Line(logging.ERROR, r"postresponse\.observing\.[\w.]+\(\) failed; further failures are not logged", traceback=True),
     # messaging
     Line(logging.ERROR, r"<.+> could not be woken", traceback=True),

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import re
 import sys
 import threading
 from collections import deque
@@ -17,10 +18,15 @@ from postresponse.core.trace import ObservedCommit, Trace
 __all__ = ["LateCommits", "Tally", "late_commits", "tally"]
 
 ROUTES: Final = 500
-"""Routes that are counted by name; a path with an id in it is one of its own where the framework tells no template."""
+"""Routes that are counted by name; a path with a word in it is one of its own where the framework tells no template."""
 OTHERS: Final = "(other routes)"
 SAMPLES: Final = 100
 """Requests of a route that its median is of: the last ones."""
+SUMMARY: Final = 20
+"""Routes that are summed up in a line each."""
+
+_ID: Final = re.compile(r"(?<=/)(\d+|[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12})(?=/|$)", re.IGNORECASE)
+"""What in a path is surely no part of the route's: a number, a UUID."""
 
 _ADVICE: Final = {
     "sqlalchemy": "give the session to unit_of_work=, or commit before the response starts",
@@ -33,7 +39,7 @@ class LateCommits:
     """What is known of one route whose requests commit late, beside any unit of work of the middleware's.
 
     Attributes:
-        route: Its method, and its template where the framework tells that, else its path.
+        route: Its method and template where the framework tells that; else its path, with numbers and UUIDs as `{}`.
         requests: Requests that committed something.
         late: Of these, those that did after their first byte had left.
         failed: Of these, those whose late commit failed: their clients were told nothing of that.
@@ -76,28 +82,34 @@ class Tally(Observer):
         """Have counted nothing: in a child, what its parent has seen is the parent's to tell."""
         self._lock = threading.Lock()
         self._routes: dict[str, _Route] = {}
+        self._warned: set[tuple[str, bool]] = set()
         self._is_told = True
         self._tells_at_exit = False
 
     def ended(self, trace: Trace, begun: object) -> None:
-        """Count one request that committed something, and warn if it is the first of its route that did so late."""
+        """Count a request that committed something, and warn of the first of its route that did so late, or failed."""
         if not any(commit.wrote for commit in trace.commits):
             return
-        late, failed = trace.late_commits, trace.late_failure
+        late, failed, name = trace.late_commits, trace.late_failure, _name_of(trace)
         with self._lock:
-            route = self._route_of(f"{trace.method} {trace.route}")
+            route = self._route_of(name)
             route.requests += 1
             if not late:
                 return
+            worst = failed or late[-1]
             route.late += 1
             route.failed += failed is not None
             route.samples.append(trace.lateness)
-            route.where = (failed or late[-1]).where
-            is_new = route.late == 1 or (failed is not None and route.failed == 1)
+            route.where = worst.where
+            # Paths without a template may be many, for one place that commits.
+            told_by = name if trace.template is not None else worst.where or name
+            is_new = len(self._warned) < ROUTES and (told_by, failed is None) not in self._warned
+            if is_new:
+                self._warned.add((told_by, failed is None))
             self._is_told = False
             self._tell_at_exit()
         if is_new:
-            _warn(trace, failed or late[-1])
+            _warn(name, trace, worst)
 
     def late_commits(self) -> Sequence[LateCommits]:
         """Return what was counted of each route that committed late, the one that did most often first."""
@@ -113,9 +125,11 @@ class Tally(Observer):
         """Log a line for each route that committed late, once: nothing if none did since the last time."""
         with self._lock:
             was_told, self._is_told = self._is_told, True
-        if not was_told:
-            for each in self.late_commits():
-                logger.warning("%s", each)
+        found = () if was_told else self.late_commits()
+        for each in found[:SUMMARY]:
+            logger.warning("%s", each)
+        if len(found) > SUMMARY:
+            logger.warning("and %d more routes did; late_commits() tells of all", len(found) - SUMMARY)
 
     def _route_of(self, name: str) -> _Route:
         route = self._routes.get(name)
@@ -135,12 +149,15 @@ class Tally(Observer):
             atexit.register(self.tell)
 
 
-def _warn(trace: Trace, worst: ObservedCommit) -> None:
+def _name_of(trace: Trace) -> str:
+    return f"{trace.method} {_ID.sub('{}', trace.path) if trace.template is None else trace.template}"
+
+
+def _warn(name: str, trace: Trace, worst: ObservedCommit) -> None:
     told = "" if worst.exception is None else f", and the client was told {trace.outcome.status}"
     logger.warning(
-        "%s %s: %s %.1f ms after the first byte%s%s: %s",
-        trace.method,
-        trace.route,
+        "%s: %s %.1f ms after the first byte%s%s: %s",
+        name,
         "committed" if worst.exception is None else f"a commit failed ({type(worst.exception).__name__})",
         trace.lateness,
         f", in {worst.where}" if worst.where else "",

@@ -48,7 +48,7 @@ def test_each_route_that_commits_late_is_counted(tally: Tally, quiet: None) -> N
     told(tally, TRACE, EARLY, READ, slow, FAILED, other, replace(EARLY, method="GET"))
     assert late_commits() == [
         LateCommits("POST /orders/{id}", 4, 3, 1, 5.0, "get_db (shop.py:12)"),
-        LateCommits("PUT /orders/7", 1, 1, 0, 5.0, "get_db (shop.py:12)"),
+        LateCommits("PUT /orders/{}", 1, 1, 0, 5.0, "get_db (shop.py:12)"),
     ]
 
 
@@ -83,19 +83,43 @@ def test_it_is_summed_up_once_and_not_at_all_where_nothing_was_late(
     assert len(caplog.messages) == 2
 
 
+def at(path: str, where: str = "") -> Trace:
+    """One of a framework that tells no template."""
+    return replace(TRACE, template=None, path=path, commits=(replace(COMMIT, where=where),))
+
+
 def test_paths_without_a_template_are_bounded(
     tally: Tally, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(late, "ROUTES", 2)
-    told(tally, *[replace(TRACE, template=None, path=f"/{number}") for number in range(5)])
+    told(tally, *[at(f"/page-{number}") for number in range(5)])
     assert [(each.route, each.late) for each in tally.late_commits()] == [
         ("(other routes)", 3),
-        ("POST /0", 1),
-        ("POST /1", 1),
+        ("POST /page-0", 1),
+        ("POST /page-1", 1),
     ]
-    assert len(caplog.messages) == 3
+    assert len(caplog.messages) == 2
+    monkeypatch.setattr(late, "SUMMARY", 2)
     tally.tell()
-    assert "3 of 3 (other routes) committed after their first byte (median 5.0 ms)" in caplog.messages
+    assert caplog.messages[2:] == [
+        "3 of 3 (other routes) committed after their first byte (median 5.0 ms)",
+        "1 of 1 POST /page-0 committed after their first byte (median 5.0 ms)",
+        "and 1 more routes did; late_commits() tells of all",
+    ]
+
+
+def test_of_paths_without_a_template_those_with_ids_are_one_route_and_a_place_is_warned_of_once(
+    tally: Tally, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = ("7", "4711", "0b6f2f5c-4b5e-4e0a-9a52-6a2a1f3f9c1d", "0B6F2F5C4B5E4E0A9A526A2A1F3F9C1D")
+    told(
+        tally, *[at(f"/orders/{each}/lines", "get_db (shop.py:12)") for each in ids], at("/42a", "get_db (shop.py:12)")
+    )
+    assert [(each.route, each.late) for each in tally.late_commits()] == [
+        ("POST /orders/{}/lines", 4),
+        ("POST /42a", 1),
+    ]
+    assert [message.partition(":")[0] for message in caplog.messages] == ["POST /orders/{}/lines"]
 
 
 @pytest.mark.parametrize(
