@@ -180,7 +180,7 @@ class DrivenExchange(Exchange):
         kind = self._kind
         if kind is not None and (not self._unit_ended or (kind.lazy and self._unit.touched)):
             return False
-        return self._at_end is None and self._unheard
+        return self._at_end is None and self._unheard and self._commits is None
 
 
 _EVENT_WORDS: Final = {

@@ -157,6 +157,7 @@ class Exchange:
     _first_byte: int | None = None
     """WSGI: when the first bytes left; the head waits for them."""
     _commits: list[ObservedCommit] | None = None
+    """The commits that nobody here manages, where one was seen: then the outcome is told, and nothing else changes."""
     _more_observers: tuple[Observer, ...] = ()
     """Who looks on besides those of the middleware, since something was seen."""
     _passing: BaseException | None = None

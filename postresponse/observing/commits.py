@@ -83,19 +83,19 @@ class Sent:
                 return
 
 
-def sent(exchange: Exchange, source: str, *, wrote: bool, where: Callable[[], str] = place) -> Sent:
+def sent(exchange: Exchange, source: str, *, wrote: bool) -> Sent:
     """Take down a commit of *exchange* that is about to be sent; the exchange then reports when it is over.
 
     Args:
+        exchange: Whose it is.
         source: Who told of it.
         wrote: Whether its transaction may have written.
-        where: Tells where it comes from; asked for one that is late, or that somebody else will hear of.
     """
     began, left = monotonic_ns(), exchange._left_at
     is_late = left is not None and left <= began
     commits = _commits_of(exchange)
-    place = where() if is_late or exchange._settings.observers else ""
-    commit = ObservedCommit(began, None, is_late, wrote, None, source, place)
+    where = place() if is_late or exchange._settings.observers else ""  # else nobody will read it
+    commit = ObservedCommit(began, None, is_late, wrote, None, source, where)
     if len(commits) >= (2 * MOST if is_late else MOST):
         commits[-1] = commit
     else:
@@ -104,10 +104,12 @@ def sent(exchange: Exchange, source: str, *, wrote: bool, where: Callable[[], st
 
 
 def _commits_of(exchange: Exchange) -> list[ObservedCommit]:
-    commits = exchange._commits
-    if commits is None:
-        commits = exchange._commits = exchange.__dict__.setdefault("_commits", [])  # by one of two threads
-        exchange._unheard = False
-        if tally not in exchange._more_observers:
-            exchange._more_observers = (*exchange._more_observers, tally)
-    return commits
+    found = exchange._commits
+    if found is not None:
+        return found
+    made: list[ObservedCommit] = []
+    found = exchange.__dict__.setdefault("_commits", made)  # by one of two threads
+    if found is made:
+        # The tally wants no more than the end told: what passes the bytes, and waits for the client, stays as it is.
+        exchange._more_observers = (*exchange._more_observers, tally)
+    return found

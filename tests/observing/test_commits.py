@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -407,6 +408,29 @@ def test_of_many_commits_of_one_request_the_last_is_kept_and_not_all(
     (trace,) = serve(app).traces
     assert [commit.late for commit in trace.commits] == [False] * 5 + [True] * 5
     assert list(trace.commits) == sorted(trace.commits, key=lambda commit: commit.began)
+
+
+def test_a_request_that_commits_passes_its_body_as_if_nobody_looked(engine: Engine) -> None:
+    def streamed(environ: Any, start_response: Any) -> Any:
+        store(engine)
+        start_response(*SIZED)
+        yield b"first "
+        store(engine)
+        yield b"last"
+
+    def listed(environ: Any, start_response: Any) -> Any:
+        store(engine)
+        start_response(*SIZED)
+        return [b"first last"]
+
+    for app, late in ((streamed, 1), (listed, 0)):
+        tally.begin_anew()
+        server = StrictWSGIServer()
+        body = wsgi.PostResponseMiddleware(app)(server.environ, server.start_response)
+        assert type(iter(body)) is itertools.chain
+        assert b"".join(body) == b"first last"
+        body.close()  # type: ignore[attr-defined]
+        assert [(each.requests, each.late) for each in tally._routes.values()] == [(1, late)]
 
 
 def test_a_listener_that_fails_harms_no_commit_and_is_logged_once(
