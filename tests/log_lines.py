@@ -39,6 +39,7 @@ STAGES: Final = "after_commit|after_rollback|on_finished"
 NAME: Final = r"[a-z_]\S*"  # of a unit of work that is one of several
 ENDED: Final = "could not (?:commit|roll back|close|begin|roll back its late use|close after its late use)"
 OF: Final = r"the outbox for \S+"
+IN: Final = r"(?:, in \S+ \(\S+:\d+\))?"
 LOST: Final = "the connection was lost inside COMMIT"
 
 LINES: Final = (
@@ -58,6 +59,12 @@ LINES: Final = (
     Line(logging.ERROR, rf"{ROUTE}: the (?:{STAGES}) hook [^ ].* failed", traceback=True),
     Line(logging.ERROR, r"the observer .+ failed in \w+\(\); further failures are not logged", traceback=True),
     Line(logging.ERROR, rf"{ROUTE}: (?!None).+ failed", traceback=True),  # a callback, by its repr
+    # observing
+    Line(logging.WARNING, rf"{ROUTE}: committed [\d.]+ ms after the first byte{IN}: .+"),
+    Line(logging.WARNING, rf"{ROUTE}: a commit failed \(\w+\) [\d.]+ ms after the first byte{IN}, and the .+: .+"),
+    Line(logging.WARNING, rf"\d+ of \d+ (?:{ROUTE}|\(other routes\)) committed after their first byte \(.+\)(; .+)?"),
+    Line(logging.WARNING, r"and \d+ more routes did; late_commits\(\) tells of all"),
+    Line(logging.ERROR, r"postresponse\.observing\.[\w.]+\(\) failed; further failures are not logged", traceback=True),
     # messaging
     Line(logging.ERROR, r"<.+> could not be woken", traceback=True),
     Line(logging.ERROR, f"{OF} is lost, and is tried until it is back", traceback=True),

@@ -149,6 +149,7 @@ RECEIVERS = ("receiver_paused", "receiver_degraded")  # in tests/messaging/test_
 def test_every_example_is_run_here() -> None:
     others = {
         "sse_stream",
+        "observe_app",
         "retry_app",
         "notify_app",
         "race_app",
@@ -206,6 +207,18 @@ def test_an_order_is_stored_when_its_201_is_here_and_one_that_was_refused_is_not
             expected = ["201 handed_over, unit of work committed", "409 handed_over, unit of work rolled_back"]
             assert until(lambda: [line for line in running.log().splitlines() if "unit of" in line][4:6] == expected)
         assert ("Traceback" in running.log()) == (shop.name in ("two_databases", "litestar_app"))  # whose COMMIT failed
+
+
+def test_what_commits_late_is_found_and_what_does_not_is_not(tmp_path: Path) -> None:
+    with serving(first_command("observe_app"), tmp_path) as running, Client(running.port) as client:
+        for path, item in (("/orders", "tea"), ("/orders", "gold"), ("/early", "tea")):
+            assert client.request("POST", path, JSON, json.dumps({"item": item}).encode()).status == 201
+        assert until(lambda: running.log().count("ms after the first byte, in get_db (observe_app.py:") == 2)
+        (found,) = json.loads(client.request("GET", "/late").body)
+    assert (found["route"], found["requests"], found["late"], found["failed"]) == ("POST /orders", 2, 2, 1)
+    assert "an order was lost, and its client was told 201" in running.log()
+    assert "2 of 2 POST /orders committed after their first byte" in running.log()
+    assert running.stored() == ["tea", "tea"]
 
 
 def test_nobody_is_refused_for_a_conflict_and_no_piece_is_taken_twice(tmp_path: Path) -> None:

@@ -39,7 +39,6 @@ RANKS: Final[Mapping[str, int]] = {
     "postresponse.configuration": 3,
     "postresponse.integrations": 4,
     "postresponse.testing": 4,
-    "postresponse.inspector": 4,
     "postresponse.telemetry": 4,
     "postresponse.inspector": 3,
     "postresponse.cli": 4,

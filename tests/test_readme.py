@@ -37,6 +37,7 @@ from postresponse.core.policy import Head
 from postresponse.demo.report import HEADINGS
 from postresponse.demo.ways import HEAD, WAYS
 from postresponse.inspector import Inspector
+from postresponse.observing.late import tally
 from postresponse.tenancy import asgi as asgi_tenancy
 from postresponse.tenancy import wsgi as wsgi_tenancy
 from postresponse.work import BulkheadLimits, JobState, TaskSupervisor
@@ -118,6 +119,21 @@ def check_first_lines(found: Namespace) -> None:
 
 
 def check_observing(found: Namespace) -> None:
+    tally.begin_anew()
+    assert TestClient(found["observed"]).post("/orders/tea").status_code == 201
+    assert rows("observed") == ["tea"]
+    (late,) = found["late_commits"]()
+    commit = next(line for line, code in enumerate(README.splitlines(), 1) if "session.commit()" in code)
+    assert (late.requests, late.late, late.failed) == (1, 1, 0)
+    assert late.where == f"get_db (README.md:{commit})"
+    warned, summed_up = of("text", "Observe first")[0].code.splitlines()
+    assert (
+        re.sub(r"[\d.]+", "", warned.partition(" (shop.py")[0])
+        == "POST /orders/{item}: committed  ms after the first byte, in get_db"
+    )
+    assert re.sub(r"[\d.]+", "", str(late)) == re.sub(r"[\d.]+", "", summed_up.partition(";")[0])
+    found["engine"].dispose()
+    tally.begin_anew()  # which else tells of it when the tests end
     assert post(found, "/nowhere").status_code == 404
     (outcome,) = found["outcomes"]
     assert (outcome.ending, outcome.unit_of_work, outcome.status) == ("handed_over", "none", 404)
@@ -272,7 +288,7 @@ def check_inspector(found: Namespace) -> None:
 
 CHECKS: dict[str, Callable[[Namespace], None]] = {
     "postresponse": check_first_lines,
-    "One example for each need": check_observing,
+    "Observe first": check_observing,
     "Policy: when, and whether": check_policy,
     "Hooks": check_hooks,
     "Work after the response": check_work,
@@ -499,6 +515,7 @@ def test_every_block_is_of_a_kind_that_is_tested() -> None:
         ("text", "postresponse"),
         ("sh", "postresponse"),
         ("text", "Three moments"),
+        ("text", "Observe first"),
         ("text", "Work of several steps"),
         ("text", "Several databases"),
         ("text", "The command"),

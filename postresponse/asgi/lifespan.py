@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from postresponse.core.log import logger
+from postresponse.observing.late import tally
 from postresponse.typing import ASGIApplication
 from postresponse.work.supervisor import TaskSupervisor
 
@@ -19,7 +20,8 @@ async def answer_lifespan(
 ) -> None:
     """Pass lifespan on, and answer it where the application does not know it: it raises or returns without asking.
 
-    At the shutdown the supervisor is drained first: what work needs is the application's, and still there.
+    At the shutdown the supervisor is drained first: what work needs is the application's, and still there. Then it is
+    summed up which routes committed late.
     """
     asked = False
 
@@ -29,6 +31,7 @@ async def answer_lifespan(
             supervisor.open()
         elif message["type"] == "lifespan.shutdown":
             await supervisor.aclose()
+            tally.tell()
         return message
 
     async def ask() -> Any:

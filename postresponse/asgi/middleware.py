@@ -14,6 +14,7 @@ from postresponse.core.observer import Observer
 from postresponse.core.policy import CommitPolicy
 from postresponse.core.settings import Settings, check_application, known_options
 from postresponse.exceptions import WrongApplication
+from postresponse.observing.listening import look, looks_left
 from postresponse.stack import warn_of
 from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork
 from postresponse.work.current import supervisor_given
@@ -103,6 +104,7 @@ class PostResponseMiddleware:
             supervisor=supervisor_given(supervisor),
             observers=observers,
         )
+        self._looks = looks_left()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one connection (ASGI 3.0)."""
@@ -112,6 +114,8 @@ class PostResponseMiddleware:
         inspector = self._inspector
         if inspector is not None and inspector.path in scope["path"] and await inspector.answers(scope, receive, send):
             return
+        if self._looks:
+            self._looks = look(self._looks)
         settings = self._settings
         given = _copied(scope) if settings.retries else {**scope}
         exchange = ASGIExchange(settings, given, monotonic_ns(), receive, send)

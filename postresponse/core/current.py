@@ -10,10 +10,13 @@ from postresponse.core.exchange import Exchange
 from postresponse.core.policy import CommitPolicy
 from postresponse.exceptions import ConfigurationError, NoExchange
 
-__all__ = ["commit_policy", "current", "current_exchange", "doom", "force_commit"]
+__all__ = ["commit_policy", "current", "current_exchange", "doom", "force_commit", "in_job"]
 
 current: Final[ContextVar[Exchange | None]] = ContextVar("postresponse_exchange", default=None)
 """Set by the adapters for the time of a request."""
+
+in_job: Final[ContextVar[bool]] = ContextVar("postresponse_in_job", default=False)
+"""Set where work runs that a request has started: it has that request's context, and is no part of it."""
 
 
 def current_exchange() -> Exchange:

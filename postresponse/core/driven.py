@@ -170,7 +170,7 @@ class DrivenExchange(Exchange):
                 decided=self._decided,
                 settling=self._settling,
                 settled=self._settled,
-                head_sent=self._head_sent,
+                head_sent=self._left_at or self._head_sent,
                 body_sent=self._body_sent,
                 ended=ended,
             ),
@@ -181,7 +181,7 @@ class DrivenExchange(Exchange):
         kind = self._kind
         if kind is not None and (not self._unit_ended or (kind.lazy and self._unit.touched)):
             return False
-        return self._at_end is None and self._unheard
+        return self._at_end is None and self._unheard and self._commits is None
 
 
 _EVENT_WORDS: Final = {

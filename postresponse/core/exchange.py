@@ -154,7 +154,10 @@ class Exchange:
     _doomed: str | None = None
     _begun: Sequence[object] = ()
     """What each observer returned when the exchange began."""
+    _first_byte: int | None = None
+    """WSGI: when the first bytes left; the head waits for them."""
     _commits: list[ObservedCommit] | None = None
+    """The commits that nobody here manages, where one was seen: then the outcome is told, and nothing else changes."""
     _messages: list[EnlistedMessage] | None = None
     _more_observers: tuple[Observer, ...] = ()
     """Who looks on besides those of the middleware, since something was seen."""
@@ -454,6 +457,11 @@ class Exchange:
                 "give it unit_of_work=, or use on_finished()"
             )
         self._check_undecided(f"{name}()")
+
+    @property
+    def _left_at(self) -> int | None:
+        """When the head had really left; None as long as nothing has."""
+        return self._head_sent
 
     # -- what its head says --------------------------------------------------------------------------------------
 

@@ -297,7 +297,7 @@ class Moments:
     settled: int | None
     """The unit of work had ended and its connection was released."""
     head_sent: int | None
-    """The head was handed to the server."""
+    """The head left: it was handed to the server, under WSGI with the first bytes of the body, for which it waits."""
     body_sent: int | None
     """The server took the end."""
     ended: int

@@ -326,7 +326,7 @@ def finish(exchange: DrivenExchange) -> Steps[None]:
             is_commit = exchange._failure.stage in ("before_commit", "commit")
             callback = exchange._settings.on_commit_failed if is_commit else None
             yield from _tell_failure(exchange, "it failed, and is not run again", callback)
-    if not exchange._unheard and not exchange._again:
+    if not (exchange._unheard and exchange._commits is None) and not exchange._again:
         yield from _report(exchange)
     at_end, exchange._at_end = exchange._at_end, None
     yield from _run_all(exchange, "on_finished", at_end, ())

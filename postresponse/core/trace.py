@@ -25,7 +25,9 @@ class ObservedCommit:
         wrote: Whether its transaction is known, or suspected, to have written.
         exception: What it raised.
         source: Who told of it: `"sqlalchemy"` or `"django"`.
-        where: The function that it came from, outside of libraries, and its file and line; or an empty string.
+        where: The function that it came from, with its file and line: one of the application's where there is one, else
+            of a library that uses the database's; or an empty string, also for one that is early and that no observer
+            hears of.
     """
 
     began: int
@@ -108,6 +110,20 @@ class Trace:
         return tuple(commit for commit in self.commits if commit.late and commit.wrote)
 
     @property
+    def late_failure(self) -> ObservedCommit | None:
+        """The first of the late commits that failed, or None."""
+        return next((commit for commit in self.late_commits if commit.exception is not None), None)
+
+    @property
+    def lateness(self) -> float:
+        """Milliseconds from the first byte to the end of a late commit: of the first that failed, else of the last."""
+        late = self.late_commits
+        if not late:
+            return 0.0
+        worst, moments = self.late_failure or late[-1], self.outcome.moments
+        return max((worst.ended or worst.began) - (moments.head_sent or moments.began), 0) / 1e6
+
+    @property
     def is_problem(self) -> bool:
         """Whether somebody should look at it."""
         return bool(
@@ -120,17 +136,15 @@ class Trace:
     def verdict(self) -> str:
         """What became of it, in one plain phrase: that of its worst part."""
         outcome, moments = self.outcome, self.outcome.moments
-        head, began = moments.head_sent, moments.began
+        head = moments.head_sent
         if outcome.unit_of_work is UnitState.UNKNOWN:
             return "nobody knows whether it committed"
         if outcome.unit_of_work is UnitState.FAILED:
             told = "and the client was told so" if self.mode in ("head", "buffered") else "behind the client's back"
             return f"the commit failed, {told}"
-        if late := self.late_commits:
-            failed = next((each for each in late if each.exception is not None), None)
-            worst = failed or max(late, key=lambda each: each.began)
-            did = "a commit failed" if failed else "committed"
-            return f"{did} {_ms(head or began, worst.ended or worst.began)} ms AFTER the first byte"
+        if self.late_commits:
+            did = "a commit failed" if self.late_failure else "committed"
+            return f"{did} {self.lateness:.1f} ms AFTER the first byte"
         if outcome.ending is Ending.FAILED:
             return f"the application raised {type(outcome.exception).__name__}"
         if outcome.ending is Ending.ABORTED:
@@ -143,7 +157,9 @@ class Trace:
             if self.mode == "after_send" and moments.body_sent is not None and moments.settled > moments.body_sent:
                 return f"committed {_ms(moments.body_sent, moments.settled)} ms after the last byte (by choice)"
             return f"committed {_ms(moments.settled, head or moments.ended)} ms before the first byte"
-        early = [each for each in self.commits if not each.late]
+        early = [each for each in self.commits if each.wrote and not each.late]
+        if early and early[-1].exception is not None:
+            return "a commit failed before the first byte"
         if early and head is not None:
             return f"committed {_ms(early[-1].ended or early[-1].began, head)} ms before the first byte"
         return "nothing was committed"

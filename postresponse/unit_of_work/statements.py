@@ -13,7 +13,8 @@ __all__ = ["detached", "gave_up", "is_kept", "only_reads", "sqlstate_of", "worse
 
 # What follows EXPLAIN may run, and one part of WITH may write.
 _READS: Final = re.compile(
-    r"[\s(]*(select|show|values|table|pragma|set|savepoint|((with|explain)\b(?!.*\b(insert|update|delete|merge)\b)))\b",
+    r"[\s(]*(select|show|values|table|pragma|set|begin|savepoint|release|rollback\s+to|"
+    r"((with|explain)\b(?!.*\b(insert|update|delete|merge)\b)))\b",
     re.IGNORECASE | re.DOTALL,
 )
 

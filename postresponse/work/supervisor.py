@@ -13,7 +13,7 @@ from contextvars import Context, copy_context
 from time import monotonic
 from typing import Any, Final, Protocol
 
-from postresponse.core.current import current
+from postresponse.core.current import current, in_job
 from postresponse.core.exchange import Exchange
 from postresponse.core.log import logger
 from postresponse.core.observer import Observer, observers_given
@@ -210,6 +210,8 @@ class TaskSupervisor(Running):
         job: Job[Any] = Job(self, fn, args, context, name or name_of(fn))
         job.route = route
         self._observe(job, exchange)
+        if exchange is not None:
+            context.run(in_job.set, True)
         if not reported:
             job._reported = False
         if is_async(fn):

@@ -1,12 +1,14 @@
 """What the server iterates and closes: the application's body, its end, its errors and its `close` seen.
 
 Python looks at each part only where it has to: to count the bytes against Content-Length, or because the body is an
-iterator whose errors could not be told from the server's own. All else passes at C speed, with a mark behind it.
+iterator whose errors could not be told from the server's own. All else passes at C speed, with a mark behind it. The
+first part is looked at always: the head leaves with the first bytes, and what a body does from then on is late.
 """
 
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
+from time import monotonic_ns
 from types import GeneratorType
 from typing import Any, Protocol
 
@@ -18,6 +20,7 @@ class Watching(Protocol):
 
     _asked: bool
     _bytes: int
+    _first_byte: int | None
     _tallied: bool
 
     @property
@@ -62,11 +65,18 @@ class Body:
                 return iter(())
             if exchange._passes_through and type(self._source) in _PLAIN:
                 exchange._tallied = False
-                iterator = itertools.chain(self._chunks, _Mark(self))
+                iterator = self._at_c_speed(exchange)
             else:
                 iterator = _counted(self, exchange, self._chunks)
             self._iterator = iterator
         return iterator
+
+    def _at_c_speed(self, exchange: Watching) -> Iterator[bytes]:
+        if type(self._source) is GeneratorType:
+            chunks = iter(self._chunks)
+            return itertools.chain(_First(self, chunks), chunks, _Mark(self))
+        exchange._first_byte = exchange._first_byte or monotonic_ns()  # nothing of the application's runs in between
+        return itertools.chain(self._chunks, _Mark(self))
 
     def close(self) -> None:
         """Tell the exchange that the server takes no more."""
@@ -112,6 +122,28 @@ _PLAIN = (list, tuple, GeneratorType)
 """What raises no error of its own, or shows that it did."""
 
 
+class _First:
+    """Stands before the parts of a body, gives them until the first bytes leave, and notes when that is."""
+
+    __slots__ = ("_body", "_chunks")
+
+    def __init__(self, body: Body, chunks: Iterator[bytes]) -> None:
+        self._body = body
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        exchange = self._body._exchange
+        if exchange is None or exchange._first_byte is not None:
+            raise StopIteration
+        chunk = next(self._chunks)
+        if chunk:
+            exchange._first_byte = monotonic_ns()
+        return chunk
+
+
 class _Mark:
     """Stands behind the last part, and notes that the server asked for more."""
 
@@ -134,6 +166,14 @@ def _counted(body: Body, exchange: Watching, chunks: Iterable[bytes]) -> Iterato
     """Give *chunks*, and count their bytes; holds *body*, which nobody else may hold while it is iterated."""
     size = exchange._bytes
     try:
+        chunks = iter(chunks)
+        for chunk in chunks:
+            size += len(chunk)
+            if size and exchange._first_byte is None:
+                exchange._first_byte = monotonic_ns()
+            yield chunk
+            if size:
+                break
         for chunk in chunks:
             size += len(chunk)
             yield chunk

@@ -107,6 +107,8 @@ class WSGIExchange(DrivenExchange):
             if self._server_write is None:
                 self._holder().append(data)
             else:
+                if data and self._first_byte is None:
+                    self._first_byte = monotonic_ns()
                 self._server_write(data)
                 self._bytes += len(data)
 
@@ -265,6 +267,10 @@ class WSGIExchange(DrivenExchange):
     def _read_headers(self) -> list[tuple[str, str]]:
         return list(self._given[1])
 
+    @property
+    def _left_at(self) -> int | None:
+        return self._first_byte
+
     # -- what leaves --------------------------------------------------------------------------------------------
 
     def _passed(self, body: Any, rest: Any) -> Iterable[bytes]:
@@ -289,6 +295,7 @@ class WSGIExchange(DrivenExchange):
         if not watch_close(body, lambda close: self._closed(sys.exc_info()[1], close)):
             return body_of(self, body, body, None)
         self._counted = False
+        self._first_byte = self._first_byte or monotonic_ns()
         return body  # type: ignore[no-any-return]
 
     def _replace(self) -> None:
@@ -404,6 +411,8 @@ class WSGIExchange(DrivenExchange):
                 close()
 
     def _judge_close(self, flight: BaseException | None) -> None:
+        if self._first_byte is None and self._head_sent is not None:
+            self._first_byte = monotonic_ns()  # there was none, and the head left at the end
         if flight is not None and not isinstance(flight, GeneratorExit):
             self._left, self._exception = True, self._exception or flight
         elif self._asked or self._needs_no_body:

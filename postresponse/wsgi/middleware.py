@@ -10,6 +10,7 @@ from postresponse.core.lifecycle import Outcome, State
 from postresponse.core.observer import Observer
 from postresponse.core.policy import CommitPolicy
 from postresponse.core.settings import Settings, check_application, known_options
+from postresponse.observing.listening import look, looks_left
 from postresponse.typing import UnitOfWork, WSGIApplication
 from postresponse.work.current import supervisor_given
 from postresponse.work.supervisor import TaskSupervisor
@@ -95,6 +96,7 @@ class PostResponseMiddleware:
             supervisor=supervisor_given(supervisor),
             observers=observers,
         )
+        self._looks = looks_left()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Handle one request (PEP 3333)."""
@@ -105,6 +107,8 @@ class PostResponseMiddleware:
             answer: Iterable[bytes] | None = inspector.answer(environ, start_response)
             if answer is not None:
                 return answer
+        if self._looks:
+            self._looks = look(self._looks)
         settings = self._settings
         given = environ if not settings.retries else environ.copy()
         exchange = WSGIExchange(settings, given, monotonic_ns(), None, start_response)

@@ -1,0 +1,505 @@
+"""What is taken down of commits that the middleware does not manage: whose they are, and whether they came late."""
+
+import asyncio
+import gc
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from postresponse import after_response, asgi, current_exchange, launch, wsgi
+from postresponse.observing import Observer, Trace, commits
+from postresponse.observing.late import tally
+from postresponse.work import TaskSupervisor, scope
+from tests.fakes import BODY, START, FakeUnits, StrictASGIServer, StrictWSGIServer
+from tests.services import postgres
+from tests.work.waiting import aidle
+
+TABLES = (
+    "PRAGMA foreign_keys = ON",
+    "CREATE TABLE customers (id INTEGER PRIMARY KEY)",
+    "CREATE TABLE orders (customer INTEGER REFERENCES customers DEFERRABLE INITIALLY DEFERRED)",
+)
+WRITE = text("INSERT INTO orders VALUES (:customer)")
+READ = text("SELECT count(*) FROM orders")
+
+
+class Traces(Observer):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.traces: list[Trace] = []
+
+    def ended(self, trace: Trace, begun: object) -> None:
+        self.traces.append(trace)
+
+    @property
+    def seen(self) -> list[tuple[bool, bool, bool]]:
+        """Of each commit of the one request that there was: whether it was late, wrote, and failed."""
+        (trace,) = self.traces
+        return [(commit.late, commit.wrote, commit.exception is not None) for commit in trace.commits]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_counted(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    tally.begin_anew()
+    yield
+    tally.begin_anew()
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = create_engine(f"sqlite:///{tmp_path / 'shop.sqlite3'}")
+    event.listen(engine, "connect", lambda driver, record: driver.execute(TABLES[0]))
+    with engine.begin() as connection:
+        for table in TABLES[1:]:
+            connection.exec_driver_sql(table)
+    yield engine
+    engine.dispose()
+
+
+def store(engine: Engine, customer: int | None = None) -> None:
+    """Store an order, and commit."""
+    with Session(engine) as session:
+        session.execute(WRITE, {"customer": customer})
+        try:
+            session.commit()
+        except IntegrityError:
+            session.rollback()
+            raise
+
+
+def serve(app: Callable[..., Any], **options: Any) -> Traces:
+    """Let a strict WSGI server handle one request to *app*, which is given the server too."""
+    told, server = Traces(), StrictWSGIServer()
+
+    def wsgi_app(environ: Any, start_response: Any) -> Any:
+        return app(start_response, server)
+
+    server.run(wsgi.PostResponseMiddleware(wsgi_app, observers=[told], **options))
+    assert not server.broken
+    return told
+
+
+HEAD = ("200 OK", [("Content-Type", "text/plain")])
+SIZED = ("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "10")])
+
+
+class Chunks:
+    """An iterator of a class of its own, as frameworks have them."""
+
+    def __init__(self, chunks: Iterator[bytes], close: Callable[[], None] = lambda: None) -> None:
+        self._chunks = chunks
+        self.close = close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._chunks)
+
+
+# -- what late means --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", [HEAD, SIZED], ids=["no length", "length"])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["generator", "iterator"])
+def test_under_wsgi_a_commit_is_late_from_the_first_bytes_on(engine: Engine, head: Any, wrapped: bool) -> None:
+    had_left: list[bool] = []
+
+    def app(start_response: Any, server: StrictWSGIServer) -> Any:
+        def commit() -> None:
+            store(engine)
+            had_left.append(server.head_left)
+
+        def body() -> Iterator[bytes]:
+            commit()
+            yield b""
+            commit()
+            yield b"first "
+            commit()
+            yield b"last"
+            commit()
+
+        commit()
+        start_response(*head)
+        commit()
+        return Chunks(body(), commit) if wrapped else body()
+
+    told = serve(app)
+    assert had_left == [False] * 4 + [True] * (3 if wrapped else 2)
+    assert told.seen == [(late, True, False) for late in had_left]
+
+
+def test_a_list_has_left_when_it_is_closed(engine: Engine) -> None:
+    class Closed(list[bytes]):
+        def close(self) -> None:
+            store(engine)
+
+    def app(start_response: Any, server: StrictWSGIServer) -> Any:
+        start_response(*HEAD)
+        store(engine)
+        return Closed([b"all"])
+
+    assert serve(app).seen == [(False, True, False), (True, True, False)]
+
+
+def test_what_is_written_by_write_has_left(engine: Engine) -> None:
+    def app(start_response: Any, server: StrictWSGIServer) -> Any:
+        write = start_response(*HEAD)
+        write(b"")
+        store(engine)
+        write(b"first")
+        store(engine)
+        return []
+
+    assert serve(app).seen == [(False, True, False), (True, True, False)]
+
+
+def test_a_response_without_a_body_has_left_when_it_is_closed(engine: Engine) -> None:
+    def app(start_response: Any, server: StrictWSGIServer) -> Any:
+        start_response(*HEAD)
+        return Chunks(iter(()), lambda: store(engine))
+
+    told = serve(app)
+    assert told.seen == [(True, True, False)]
+
+
+def test_the_first_byte_is_when_the_head_leaves(engine: Engine) -> None:
+    def app(start_response: Any, server: StrictWSGIServer) -> Any:
+        start_response(*HEAD)
+        store(engine)
+        return Chunks(iter([b"all"]))
+
+    (trace,) = serve(app).traces
+    moments, (commit,) = trace.outcome.moments, trace.commits
+    assert moments.decided is not None
+    assert moments.head_sent is not None
+    assert commit.ended is not None
+    assert moments.decided <= commit.began < commit.ended <= moments.head_sent
+    assert trace.verdict.endswith("ms before the first byte")
+    names = [each.name for each in trace.events]
+    assert names.index("commit.done") < names.index("head.sent")
+
+
+@pytest.mark.parametrize("at", ["head", "buffered", "after_send"])
+def test_beside_a_unit_of_work_the_commits_of_others_are_told_of(engine: Engine, at: Any) -> None:
+    def app(start_response: Any, server: StrictWSGIServer) -> Any:
+        def body() -> Iterator[bytes]:
+            yield b"first"
+            store(engine)
+            yield b"last"
+
+        store(engine)
+        start_response(*HEAD)
+        return body()
+
+    units = FakeUnits()
+    told = serve(app, unit_of_work=units, commit=at)
+    assert [late for late, _, _ in told.seen] == [False, at != "buffered"]
+    assert told.traces[0].mode == at
+    assert "commit" in units.log
+
+
+# -- whose it is ------------------------------------------------------------------------------------------------------
+
+
+def test_the_commit_of_a_unit_of_work_is_its_own(engine: Engine) -> None:
+    from postresponse.unit_of_work.sqlalchemy import SQLAlchemyUnitOfWork
+
+    db = SQLAlchemyUnitOfWork(lambda: Session(engine))
+
+    def app(start_response: Any, server: StrictWSGIServer) -> Any:
+        db.session.execute(WRITE, {"customer": None})
+        start_response(*HEAD)
+        return [b"all"]
+
+    assert serve(app, unit_of_work=db).seen == []
+
+    def by_itself(start_response: Any, server: StrictWSGIServer) -> Any:
+        db.session.execute(WRITE, {"customer": None})
+        db.session.commit()
+        start_response(*HEAD)
+        return [b"all"]
+
+    assert serve(by_itself, unit_of_work=db).seen == [(False, True, False)]
+
+
+def aserve(app: Callable[[Any], Any], **options: Any) -> Traces:
+    """Let a strict ASGI server handle one request to *app*, on asyncio."""
+    told = Traces()
+
+    async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
+        await app(send)
+
+    async def main() -> None:
+        await StrictASGIServer().run(asgi.PostResponseMiddleware(asgi_app, observers=[told], **options))
+        if "supervisor" in options:
+            await aidle(options["supervisor"])
+            await options["supervisor"].aclose()
+
+    anyio.run(main)
+    return told
+
+
+def test_a_job_commits_for_itself_also_while_the_response_is_streamed(engine: Engine) -> None:
+    async def later() -> None:
+        await asyncio.to_thread(store, engine)
+
+    async def app(send: Any) -> None:
+        after_response(store, engine)
+        await send({"type": START, "status": 200, "headers": []})
+        await send({"type": BODY, "body": b"first", "more_body": True})
+        await launch(store, engine)
+        await launch(later)
+        await send({"type": BODY, "body": b"last"})
+
+    assert aserve(app, supervisor=TaskSupervisor()).seen == []
+    with engine.connect() as connection:
+        assert connection.execute(READ).scalar_one() == 3
+
+
+def test_an_async_session_is_heard_and_the_function_that_awaits_it_is_named(engine: Engine) -> None:
+    async def end_session(session: AsyncSession) -> None:
+        await asyncio.sleep(0)
+        await session.commit()
+
+    async def app(send: Any) -> None:
+        async with AsyncSession(made) as session:
+            await session.execute(WRITE, {"customer": None})
+            await send({"type": START, "status": 200, "headers": []})
+            await end_session(session)
+            await send({"type": BODY, "body": b""})
+
+    made = create_async_engine(f"sqlite+aiosqlite:///{engine.url.database}", poolclass=NullPool)
+    told = aserve(app)
+    assert told.seen == [(True, True, False)]
+    (commit,) = told.traces[0].commits
+    assert commit.where == f"end_session (test_commits.py:{end_session.__code__.co_firstlineno + 2})"
+    assert commit.ended is not None
+    assert commit.began < commit.ended
+
+
+def test_a_commit_behind_the_outcome_and_one_of_a_scope_are_not_the_requests(engine: Engine) -> None:
+    def app(start_response: Any, server: StrictWSGIServer) -> Any:
+        current_exchange().on_finished(lambda outcome: store(engine))
+        with scope("import"):
+            store(engine)
+        start_response(*HEAD)
+        return [b"all"]
+
+    assert serve(app).seen == []
+    store(engine)  # of nobody
+
+
+# -- what is one ------------------------------------------------------------------------------------------------------
+
+
+def test_what_only_read_has_written_nothing(engine: Engine) -> None:
+    def app(start_response: Any, server: StrictWSGIServer) -> Any:
+        def body() -> Iterator[bytes]:
+            yield b"first"
+            with Session(engine) as session:
+                session.execute(WRITE, {"customer": None})
+                session.rollback()
+                with session.begin_nested():
+                    session.execute(READ)
+                session.commit()
+            with engine.begin() as connection:
+                connection.exec_driver_sql("BEGIN")
+                connection.execute(READ)
+
+        start_response(*HEAD)
+        return body()
+
+    told = serve(app)
+    assert told.seen == [(True, False, False)] * 2
+    assert told.traces[0].verdict == "nothing was committed"
+    assert not told.traces[0].is_problem
+    assert tally._routes == {}
+
+
+def test_in_autocommit_each_statement_that_writes_is_a_commit(engine: Engine) -> None:
+    def app(start_response: Any, server: StrictWSGIServer) -> Any:
+        def body() -> Iterator[bytes]:
+            yield b"first"
+            with Session(engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
+                session.execute(WRITE, {"customer": None})
+                session.execute(READ)
+                session.execute(WRITE, {"customer": None})
+                session.commit()
+
+        start_response(*HEAD)
+        return body()
+
+    told = serve(app)
+    assert told.seen == [(True, True, False)] * 2 + [(True, False, False)]
+
+
+def test_on_one_connection_each_transaction_is_told_apart(engine: Engine) -> None:
+    def app(start_response: Any, server: StrictWSGIServer) -> Any:
+        with engine.connect() as connection:
+            for _ in range(2):
+                connection.execute(WRITE, {"customer": None})
+                connection.commit()
+            connection.execute(READ)
+            connection.commit()
+        start_response(*HEAD)
+        return [b"all"]
+
+    told = serve(app)
+    assert told.seen == [(False, True, False)] * 2 + [(False, False, False)]
+    assert all(commit.ended is not None for commit in told.traces[0].commits)
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+def test_a_commit_that_fails_is_told_as_such(engine: Engine, is_late: bool, quiet: None) -> None:
+    def app(start_response: Any, server: StrictWSGIServer) -> Any:
+        def body() -> Iterator[bytes]:
+            if is_late:
+                yield b"first"
+            with pytest.raises(IntegrityError):
+                store(engine, customer=404)
+            yield b"last"
+
+        start_response(*HEAD)
+        return body()
+
+    told = serve(app)
+    assert told.seen == [(is_late, True, True)]
+    (trace,) = told.traces
+    (commit,) = trace.commits
+    assert isinstance(commit.exception, IntegrityError)
+    assert commit.exception.__traceback__ is None
+    assert trace.is_problem is is_late
+    assert trace.verdict.startswith("a commit failed")
+    assert trace.verdict.endswith("AFTER the first byte" if is_late else "before the first byte")
+
+
+def test_of_many_commits_of_one_request_the_last_is_kept_and_not_all(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "MOST", 5)
+
+    def app(start_response: Any, server: StrictWSGIServer) -> Any:
+        def body() -> Iterator[bytes]:
+            write(7)
+            yield b"first"
+            write(7)
+
+        def write(times: int) -> None:
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                for _ in range(times):
+                    connection.execute(WRITE, {"customer": None})
+
+        start_response(*HEAD)
+        return body()
+
+    (trace,) = serve(app).traces
+    assert [commit.late for commit in trace.commits] == [False] * 5 + [True] * 5
+    assert list(trace.commits) == sorted(trace.commits, key=lambda commit: commit.began)
+
+
+def test_a_request_that_commits_passes_its_body_as_if_nobody_looked(engine: Engine) -> None:
+    def streamed(environ: Any, start_response: Any) -> Any:
+        store(engine)
+        start_response(*SIZED)
+        yield b"first "
+        store(engine)
+        yield b"last"
+
+    def listed(environ: Any, start_response: Any) -> Any:
+        store(engine)
+        start_response(*SIZED)
+        return [b"first last"]
+
+    for app, late in ((streamed, 1), (listed, 0)):
+        tally.begin_anew()
+        server = StrictWSGIServer()
+        body = wsgi.PostResponseMiddleware(app)(server.environ, server.start_response)
+        assert type(iter(body)) is itertools.chain
+        assert b"".join(body) == b"first last"
+        body.close()  # type: ignore[attr-defined]
+        assert [(each.requests, each.late) for each in tally._routes.values()] == [(1, late)]
+
+
+def test_a_listener_that_fails_harms_no_commit_and_is_logged_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def raises(statement: str) -> bool:
+        raise ZeroDivisionError
+
+    def app(start_response: Any, server: StrictWSGIServer) -> Any:
+        store(engine)
+        start_response(*HEAD)
+        return [b"all"]
+
+    monkeypatch.setattr("postresponse.observing.sqlalchemy.only_reads", raises)
+    monkeypatch.setattr(commits, "_complained", set())
+    for _ in range(2):
+        assert serve(app).seen == [(False, False, False)]
+    assert caplog.messages == [
+        "postresponse.observing.sqlalchemy._on_statement() failed; further failures are not logged"
+    ]
+    with engine.connect() as connection:
+        assert connection.execute(READ).scalar_one() == 2
+
+
+def test_nothing_is_kept_of_a_request_that_is_over(engine: Engine) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        store(engine)
+        start_response(*HEAD)
+        return [b"all"]
+
+    wrapped = wsgi.PostResponseMiddleware(app)
+    StrictWSGIServer().run(wrapped)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            StrictWSGIServer().run(wrapped)
+        assert not [each for each in gc.get_objects() if type(each).__name__ == "WSGIExchange"]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.service("postgresql")
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+def test_on_postgresql_what_commits_writes_and_fails_is_told_by_each_driver(driver: str, quiet: None) -> None:
+    table = f"observed_{driver}_{os.getpid()}"
+    refused = f"CREATE TABLE {table} (customer INTEGER UNIQUE DEFERRABLE INITIALLY DEFERRED)"
+    insert = text(f"INSERT INTO {table} VALUES (1)")
+
+    async def app(send: Any) -> None:
+        made = create_async_engine(postgres.url().replace("postgresql", f"postgresql+{driver}", 1), poolclass=NullPool)
+        async with made.begin() as connection:
+            await connection.execute(text(refused))
+        await send({"type": START, "status": 200, "headers": []})
+        try:
+            with suppress(IntegrityError):
+                async with AsyncSession(made) as session:
+                    await session.execute(insert)
+                    await session.execute(insert)
+                    await session.commit()
+            async with AsyncSession(made) as session:
+                await session.execute(text(f"SELECT * FROM {table}"))
+                await session.commit()
+        finally:
+            async with made.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+                await connection.execute(text(f"DROP TABLE {table}"))
+        await send({"type": BODY, "body": b""})
+
+    told = aserve(app)
+    assert told.seen == [(False, True, False), (True, True, True), (True, False, False), (True, True, False)]
+    assert all(commit.ended is not None for commit in told.traces[0].commits)
+    assert [commit.where.partition(" ")[0] for commit in told.traces[0].commits] == ["app"] * 4
