@@ -25,7 +25,7 @@ from postresponse import CommitPolicy, Retry, current_exchange, doom
 from postresponse.exceptions import NoExchange, NoTable, NoTransaction, ResponseStarted, UnsupportedDatabase
 from postresponse.messaging import Message, Outbox, Relay
 from postresponse.messaging.delivery import Delivery
-from postresponse.messaging.django_connection import _dialect_of
+from postresponse.messaging.django_connection import dialect_of
 from postresponse.unit_of_work import django_commit, django_transaction
 from postresponse.unit_of_work.django import DjangoUnitOfWork
 from postresponse.wsgi import PostResponseMiddleware
@@ -556,7 +556,7 @@ def test_async_code_enlists_in_what_it_gives_to_a_thread(sqlite: Place) -> None:
 
 def test_another_database_is_refused() -> None:
     with pytest.raises(UnsupportedDatabase, match="this is oracle"):
-        _dialect_of("oracle")
+        dialect_of("oracle")
 
 
 def test_two_outboxes_of_one_request_keep_their_order(sqlite: Place) -> None:
