@@ -4,6 +4,7 @@ import argparse
 import inspect
 import json
 import sys
+from contextlib import ExitStack
 from typing import Any, Final
 
 from django.core.management.base import BaseCommand
@@ -56,7 +57,8 @@ class Command(BaseCommand):  # type: ignore[misc]
         if told.what == "config":
             code = self._config(as_json=told.json)
         else:
-            code = outbox.run(told, lambda: _target(told.database, relays=told.action == "relay"))
+            with ExitStack() as stack:
+                code = outbox.run(told, lambda: _target(told.database, stack, relays=told.action == "relay"))
         if code:
             sys.exit(code)
 
@@ -87,16 +89,22 @@ def _settings() -> list[dict[str, str]]:
     return rows
 
 
-def _target(alias: str, *, relays: bool) -> Target:
-    """Return what the commands are about: the RELAY of the settings, or the outbox on the database *alias*."""
+def _target(alias: str, stack: ExitStack, *, relays: bool) -> Target:
+    """Return what the commands are about: the RELAY of the settings, or the outbox on the database *alias*.
+
+    The connections of an engine that is made here are closed with *stack*.
+    """
     named = given().get("RELAY")
     relay = imported(named) if isinstance(named, str) else named
     if relay is None and relays:
         relay = _relay_of_tasks()
+        stack.callback(lambda: relay is None or relay._database.engine.dispose())
     if relay is None and relays:
         raise ConfigurationError(f"a relay needs its destinations: name a Relay in {SETTING}['RELAY'], by module:name")
     if relay is None:
-        return Target(Tables(MetaData(), "postresponse_outbox", None), Database(engine_of(alias)), way_out=MIGRATE)
+        engine = engine_of(alias)
+        stack.callback(engine.dispose)
+        return Target(Tables(MetaData(), "postresponse_outbox", None), Database(engine), way_out=MIGRATE)
     if not isinstance(relay, Relay):
         raise ConfigurationError(f"{SETTING}['RELAY']: expected a Relay or its module:name, found {named!r}")
     return Target.of(relay, MIGRATE)
