@@ -1,6 +1,7 @@
 """The entry of MIDDLEWARE in one process: by Django's own test clients, and where there is nothing that it could do."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -87,6 +88,20 @@ def test_a_commit_that_fails_is_told_to_the_client(default: SQLite, is_async: bo
     assert (answer.status_code, answer.content, answer.has_header("ETag")) == (500, b"sorry", False)
     assert [each.unit_of_work for each in outcomes] == ["failed"]
     assert default.orders() == []
+
+
+@CLIENT
+@pytest.mark.parametrize("status", [200, 204, 304])
+def test_an_empty_response_is_no_broken_one(default: SQLite, is_async: bool, status: int) -> None:
+    def view(request: Any) -> HttpResponse:
+        current_exchange().on_start(lambda exchange: exchange.headers.append(("X-Hook", "seen")))
+        return HttpResponse(status=status)
+
+    with project(view) as outcomes:
+        answer = ask(is_async)
+    assert (answer.status_code, answer.content, answer["X-Hook"]) == (status, b"", "seen")
+    assert answer.has_header("Content-Length") == (status == 200)
+    assert [each.ending for each in outcomes] == ["unconfirmed" if status == 200 else "handed_over"]
 
 
 @CLIENT
@@ -237,3 +252,40 @@ def test_what_it_cannot_do_is_refused(default: SQLite) -> None:
     with override_settings(POSTRESPONSE=["COMMIT"], MIDDLEWARE=[ENTRY]), refused(match="expected a dictionary of opt"):
         WSGIHandler()
     assert not connection.in_atomic_block
+
+
+@pytest.mark.parametrize(("at", "overflow"), [("head", ""), ("buffered", "error"), ("buffered", "head")])
+def test_behind_a_middleware_without_an_async_form_an_async_stream_stays_one(
+    default: SQLite, at: str, overflow: str
+) -> None:
+    class Sync:
+        def __init__(self, get_response: Any) -> None:
+            self._get_response = get_response
+
+        def __call__(self, request: Any) -> Any:
+            return self._get_response(request)
+
+    async def view(request: Any) -> StreamingHttpResponse:
+        await orders().acreate()
+
+        async def body() -> AsyncIterator[bytes]:
+            tasks.add(asyncio.current_task())
+            yield b"one"
+            tasks.add(asyncio.current_task())
+            yield b"two"
+
+        return StreamingHttpResponse(body())
+
+    tasks: set[Any] = set()
+    policy = CommitPolicy(at, max_body=4, on_overflow=overflow) if at == "buffered" else at  # type: ignore[arg-type]
+    module: Any = ModuleType("middlewares_of_the_entry")
+    module.Sync = Sync
+    sys.modules[module.__name__] = module
+    with project(view, middleware=[ENTRY, f"{module.__name__}.Sync"], COMMIT=policy) as outcomes:
+        answer = ask(is_async=True)
+    if overflow == "error":
+        assert (answer.status_code, answer.content) == (500, b"sorry")
+    else:
+        assert answer.taken == b"onetwo"
+    assert [each.unit_of_work for each in outcomes] == ["rolled_back" if overflow == "error" else "committed"]
+    assert len(tasks) == 1

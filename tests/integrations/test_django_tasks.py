@@ -22,6 +22,9 @@ from postresponse.exceptions import ConfigurationError, MessageRefused
 from postresponse.integrations.django.management.commands.postresponse import Command
 from postresponse.messaging import Message
 from postresponse.messaging.store import Store, Which
+from tests.integrations.django_shop import made as made_shop
+from tests.integrations.django_shop import manage
+from tests.integrations.django_shop import serving as serving_shop
 from tests.messaging.django_places import ALIAS, Place, made
 from tests.servers.site import eventually
 from tests.unit_of_work.django_project.databases import SQLite
@@ -221,6 +224,19 @@ def test_a_relay_in_the_web_process_is_woken_by_a_task(place: Place) -> None:
         running._database.engine.dispose()
 
 
+@pytest.mark.parametrize("server", ["uvicorn-httptools", "gunicorn-gthread"])
+def test_on_a_real_server_both_kinds_run_for_the_order_that_is_kept(server: str, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "served").mkdir()
+    with serving_shop(server, "outermost", made_shop(tmp_path / "made"), tmp_path / "served") as shop:
+        assert shop.client.request("POST", "/tasks?fail").status == 500, shop.server.log()
+        assert shop.client.request("POST", "/tasks").status == 201, shop.server.log()
+        eventually(lambda: shop.notes() == ["after the response"], "the one ran")
+        told = manage(shop.folder, "postresponse", "outbox", "relay", "--until-empty")
+        assert "delivered: 1" in told
+        assert shop.notes() == ["after the response", "by the outbox"]
+
+
 # -- after the response -----------------------------------------------------------------------------------------------
 
 
@@ -262,7 +278,7 @@ def test_it_runs_behind_the_response_if_that_committed(default: SQLite, signals:
         assert ask("/?doom").content == b"taken"
         refused, results[:] = list(results), []
         assert ask("/").content == b"taken"
-        eventually(lambda: all(each.is_finished for each in results), "the tasks ran")
+        eventually(lambda: [name for name, *_ in signals].count("finished") == 2, "the tasks ran")
     assert [each.status for each in refused] == [TaskResultStatus.READY] * 2
     good, bad = results
     assert (good.return_value, good.attempts) == (3, 1)

@@ -2,25 +2,26 @@
 
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from time import monotonic_ns
 from typing import Any
 
+from asgiref.sync import async_to_sync, sync_to_async
 from django.http import HttpResponse
 
 from postresponse.core.current import current
 from postresponse.core.exchange import KEY
-from postresponse.core.lifecycle import MOVES, CommitPoint, State
+from postresponse.core.lifecycle import MOVES, CommitPoint, Event, State
 from postresponse.core.settings import Settings
 from postresponse.integrations.django.rendering import REQUEST
 from postresponse.integrations.django.routes import tell_route
+from postresponse.shielding import shielded
 from postresponse.unit_of_work.django import begin_units
 from postresponse.wsgi.exchange import WSGIExchange
 
-__all__ = ["Carried"]
+__all__ = ["Carried", "on_thread"]
 
 Head = tuple[str, list[tuple[str, str]]]
-OnThread = Callable[..., Awaitable[Any]]
 
 
 class Carried:
@@ -53,6 +54,8 @@ class Carried:
 
     def answer(self, response: Any) -> Any:
         """Take *response* to its decision, and return what Django is to send."""
+        if response.streaming and response.is_async and hasattr(self._request, "scope"):
+            return self._answer_stream_here(response)
         head, size = self._start(response)
         parts: Any = [response.content] if not response.streaming else iter(response)
         body = self.exchange._take(parts)
@@ -67,7 +70,7 @@ class Carried:
             response._resource_closers.append(body.close)
         return response
 
-    async def answer_stream(self, response: Any, on_thread: OnThread) -> Any:
+    async def answer_stream(self, response: Any) -> Any:
         """Do the same with an async stream, which stays in the task that Django iterates it in."""
         source, fed = response.streaming_content, _Fed()
         exchange = self.exchange
@@ -82,9 +85,30 @@ class Carried:
         if self._is_replaced:
             await source.aclose()
             return self._replacement(body, response)
+        return self._streamed(response, head, body, source, fed)
+
+    def _answer_stream_here(self, response: Any) -> Any:
+        """Do that on the request's thread, where a middleware further in has no async form.
+
+        At the head it is decided before the body begins: its first part would be made in another task than the others.
+        """
+        source, fed = response.streaming_content, _Fed()
+        exchange = self.exchange
+        head, _ = self._start(response)
+        if exchange._state is State.DECIDED and exchange._moves is MOVES[CommitPoint.BUFFERED]:
+            async_to_sync(fed.fill)(source, self._needed())
+        elif exchange._state is State.DECIDED:
+            exchange._reach(Event.BODY)
+        body = exchange._take(fed)
+        if self._is_replaced:
+            async_to_sync(source.aclose)()
+            return self._replacement(body, response)
+        return self._streamed(response, head, body, source, fed)
+
+    def _streamed(self, response: Any, head: Head, body: Any, source: Any, fed: "_Fed") -> Any:
         if self._left != head:
             _give_head(response, self._left)
-        response.streaming_content = self._passed(body, source, fed, on_thread)
+        response.streaming_content = self._passed(body, source, fed)
         response._resource_closers.append(body.close)
         return response
 
@@ -97,7 +121,8 @@ class Carried:
         tell_route(self._request, self._request.META)
         headers = [*response.items(), *(("Set-Cookie", each.OutputString()) for each in response.cookies.values())]
         size = 0 if response.streaming else len(response.content)
-        if not response.streaming and not response.has_header("Content-Length"):
+        is_sized = not response.streaming and response.status_code not in (204, 304)
+        if is_sized and not response.has_header("Content-Length"):
             headers.append(("Content-Length", str(size)))  # else it could not be told from one that is cut off
         head = (f"{response.status_code} {response.reason_phrase}", headers)
         self.exchange.start_response(head[0], list(headers))
@@ -124,7 +149,7 @@ class Carried:
         made._resource_closers.append(body.close)
         return made
 
-    async def _passed(self, body: Any, source: Any, fed: "_Fed", on_thread: OnThread) -> AsyncIterator[bytes]:
+    async def _passed(self, body: Any, source: Any, fed: "_Fed") -> AsyncIterator[bytes]:
         """Give the parts of *source* on, each through the exchange, which counts them and sees the end."""
         try:
             for part in body:
@@ -137,6 +162,11 @@ class Carried:
             raise
         finally:
             await source.aclose()
+
+
+async def on_thread(call: Callable[..., Any], *args: Any) -> Any:
+    """Call on the thread of the request's views, to the end whatever is cancelled meanwhile."""
+    return await shielded(sync_to_async(call, thread_sensitive=True), *args)
 
 
 class _Fed:

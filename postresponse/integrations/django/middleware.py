@@ -12,15 +12,14 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
 from postresponse.core.exchange import KEY
 from postresponse.core.settings import Settings
 from postresponse.exceptions import ConfigurationError
-from postresponse.integrations.django.carrying import Carried
+from postresponse.integrations.django.carrying import Carried, on_thread
 from postresponse.integrations.django.options import SETTING, options_for
 from postresponse.integrations.django.rendering import page_for
-from postresponse.shielding import shielded
 from postresponse.wsgi import PostResponseMiddleware as WSGIMiddleware
 
 __all__ = ["PostResponseMiddleware"]
@@ -33,13 +32,13 @@ class PostResponseMiddleware:
     there. Inside of `get_wsgi_application()` or `get_asgi_application()` of this package it steps aside, so that both
     may be there. Sync and async; it keeps the rules of when and whether to commit, and these are its limits:
 
-    - The outcome says at best `unconfirmed` of a response that is no stream: Django has taken it, and whether its
-      client stayed is not seen. Of a stream the end is seen.
+    - The outcome says at best `unconfirmed` of a body that is no stream: Django has taken it, and whether its client
+      stayed is not seen; of a response without a body its `handed_over` means no more. Of a stream the end is seen.
     - `Retry` is refused: a request that a view has read cannot be given again.
     - Hooks and callbacks are plain functions, under ASGI too; work after the response may be async.
     - `handler500` answers in place of what could not be committed, and no `process_exception`.
     - A file is sent in parts, and not by the server's `wsgi.file_wrapper`; an async stream that is held `"buffered"` is
-      held in memory.
+      held in memory; behind a middleware without an async form one commits at the head before its first part is made.
     - A server that cancels a request while its response leaves, as at its shutdown, ends no exchange: with
       `"after_send"` the transaction is then lost with its connection, and work after the response does not start.
     - With Django's `AsyncClient` nothing can be committed `"after_send"`: it closes responses on another thread.
@@ -90,25 +89,20 @@ class PostResponseMiddleware:
         carried = Carried(self._settings, request)
         carried.exchange._loop = get_running_loop()
         try:
-            refusal = await _on_thread(carried.begin)
+            refusal = await on_thread(carried.begin)
             if refusal is not None:
                 return refusal
             response = await self.get_response(request)
             if response.streaming and response.is_async:
-                return await carried.answer_stream(response, _on_thread)
-            return await _on_thread(carried.answer, response)
+                return await carried.answer_stream(response)
+            return await on_thread(carried.answer, response)
         except BaseException as error:
-            await _on_thread(carried.break_off, error)
+            await on_thread(carried.break_off, error)
             raise
 
 
 def _is_carried(request: Any) -> bool:
     return KEY in request.META or KEY in getattr(request, "scope", ())
-
-
-async def _on_thread(call: Callable[..., Any], *args: Any) -> Any:
-    """Call on the thread of the request's views, to the end whatever is cancelled meanwhile."""
-    return await shielded(sync_to_async(call, thread_sensitive=True), *args)
 
 
 def _nothing(environ: Any, start_response: Any) -> Any:

@@ -7,7 +7,7 @@ it.
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from uuid import UUID
 
 from django.contrib import admin, messages
@@ -31,7 +31,13 @@ SECRET: Final = ("payload", "headers")
 _store: Final = Store(Tables(MetaData(), "postresponse_outbox", None))
 
 
-class _ReadOnly(admin.ModelAdmin):  # type: ignore[misc]
+if TYPE_CHECKING:
+    _ModelAdmin = admin.ModelAdmin[Any]
+else:
+    _ModelAdmin = admin.ModelAdmin  # which takes no parameter when it runs
+
+
+class _ReadOnly(_ModelAdmin):  # type: ignore[misc, valid-type]
     """Rows that nobody adds, changes or deletes here, but by an action."""
 
     show_full_result_count: Any = False

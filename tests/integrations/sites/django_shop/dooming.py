@@ -1,23 +1,34 @@
 """A middleware that rolls a request back whose header says so, whatever its view has done."""
 
-from collections.abc import Callable
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from asgiref.sync import iscoroutinefunction
+from django.http import HttpRequest
+from django.utils.decorators import sync_and_async_middleware
 
 from postresponse import doom
 
-__all__ = ["Dooming"]
+__all__ = ["dooming"]
 
 
-class Dooming:
-    """Dooms what is sent with `X-Doomed`."""
+@sync_and_async_middleware  # type: ignore[untyped-decorator]
+def dooming(get_response: Any) -> Any:
+    """Doom what is sent with `X-Doomed`."""
 
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
-        self._get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> Any:
-        """Handle one request."""
+    def look(request: HttpRequest) -> None:
         if "X-Doomed" in request.headers:
             doom("asked for")
-        return self._get_response(request)
+
+    if iscoroutinefunction(get_response):
+
+        async def answer(request: HttpRequest) -> Any:
+            look(request)
+            return await get_response(request)
+
+        return answer
+
+    def answer_sync(request: HttpRequest) -> Any:
+        look(request)
+        return get_response(request)
+
+    return answer_sync

@@ -39,7 +39,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    f"{HERE}.dooming.Dooming",
+    f"{HERE}.dooming.dooming",
 ]
 if INSTALLED in ("entry", "both"):
     MIDDLEWARE.insert(0, "postresponse.integrations.django.PostResponseMiddleware")

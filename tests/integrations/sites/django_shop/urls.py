@@ -4,11 +4,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from django.contrib import admin
 from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.urls import include, path
+from django.utils.module_loading import import_string
 from django.views.decorators.csrf import csrf_exempt
 
 from postresponse import after_response, current_exchange
@@ -110,4 +112,6 @@ shop = [
     path("file", file),
     path("count", count),
 ]
+if find_spec("django.tasks"):
+    shop.append(path("tasks", import_string("tests.integrations.sites.django_shop.tasks.enqueue")))
 urlpatterns = [path("admin/", admin.site.urls), path("", include(shop))]
