@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.core.management import call_command
 from django.db import connections, transaction
 from django.http import HttpResponse
@@ -129,8 +130,17 @@ def test_a_task_runs_if_its_transaction_commits(place: Place, signals: list[Any]
 
 @only_sqlite
 def test_without_a_transaction_it_has_one_of_its_own_and_async_code_enqueues_too(place: Place) -> None:
+    async def enqueue() -> None:
+        await django_tasks.aadd.aenqueue(3, 4)
+        await sync_to_async(forget)()
+
+    def forget() -> None:
+        """The thread is one for all tests, and the database another one in each."""
+        connections[ALIAS].close()
+        del connections[ALIAS]
+
     django_tasks.add.enqueue(1, 2)
-    asyncio.run(django_tasks.aadd.aenqueue(3, 4))
+    asyncio.run(enqueue())
     assert waiting(place) == ["add", "aadd"]
     relay()
     assert sorted(django_tasks.done) == [("aadd", 7), ("add", 3)]

@@ -549,6 +549,7 @@ def test_async_code_enlists_in_what_it_gives_to_a_thread(sqlite: Place) -> None:
     def in_a_thread() -> None:
         enlist_in(connections[ALIAS], receipt(2))
         connections[ALIAS].close()
+        del connections[ALIAS]  # the thread is one for all tests, and the database another one in each
 
     asyncio.run(on_the_loop())
     assert sqlite.numbers() == [2]
