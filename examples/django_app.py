@@ -11,18 +11,23 @@ from pathlib import Path
 from tempfile import mkdtemp
 from wsgiref.simple_server import make_server
 
+import django
 from django.conf import settings
-from django.core.wsgi import get_wsgi_application
 from django.db import connection, models
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
 
-from postresponse.unit_of_work.django import DjangoUnitOfWork
-from postresponse.wsgi import PostResponseMiddleware
+from postresponse.integrations.django import get_wsgi_application
 
 database = {"ENGINE": "django.db.backends.sqlite3", "NAME": Path(mkdtemp(), "shop.sqlite3")}
-settings.configure(ALLOWED_HOSTS=["localhost", "127.0.0.1"], DATABASES={"default": database}, ROOT_URLCONF=__name__)
-django_application = get_wsgi_application()
+settings.configure(
+    ALLOWED_HOSTS=["localhost", "127.0.0.1"],
+    DATABASES={"default": database},
+    INSTALLED_APPS=["postresponse.integrations.django"],
+    POSTRESPONSE={"UNIT_OF_WORK": "default"},
+    ROOT_URLCONF=__name__,
+)
+django.setup()
 
 
 class Order(models.Model):  # type: ignore[misc]
@@ -48,7 +53,7 @@ urlpatterns = [path("orders", orders)]
 with connection.schema_editor() as editor:
     editor.create_model(Order)
 connection.close()
-application = PostResponseMiddleware(django_application, unit_of_work=DjangoUnitOfWork())
+application = get_wsgi_application()
 
 if __name__ == "__main__":
     with make_server("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 8000, application) as server:

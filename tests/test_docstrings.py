@@ -7,6 +7,7 @@ import os
 import pkgutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from types import ModuleType
 
 import pytest
@@ -20,11 +21,22 @@ MODULES = sorted(
 )
 
 
-DJANGO = {"postresponse.integrations.django", "postresponse.unit_of_work.django"}
+DJANGO = {
+    "postresponse.integrations.django.applications",
+    "postresponse.integrations.django.rendering",
+    "postresponse.unit_of_work.django",
+}
 """Django wants its settings before anything else: these are looked into in a process of their own."""
 
-INSTALLED = {"postresponse.integrations.django_outbox.models"}
-"""Django wants these in INSTALLED_APPS: the tests of Django look into them."""
+INSTALLED = {
+    "postresponse.integrations.django.checks",
+    "postresponse.integrations.django.options",
+    "postresponse.integrations.django_outbox.admin",
+    "postresponse.integrations.django_outbox.models",
+}
+"""Django wants these in INSTALLED_APPS, or its settings: the tests of Django look into them."""
+if find_spec("django.tasks") is None:  # before Django 6
+    INSTALLED.add("postresponse.integrations.django_tasks")
 
 
 @pytest.fixture(params=[name for name in MODULES if name not in INSTALLED])

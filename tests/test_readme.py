@@ -312,10 +312,11 @@ CHECKS: dict[str, Callable[[Namespace], None]] = {
 """By heading; the blocks under one heading share a namespace. Django's has a test of its own."""
 
 DJANGO = "From Django's ATOMIC_REQUESTS"
+DJANGO_SETTINGS = "Django"
 
 
 def test_no_python_block_is_left_out() -> None:
-    assert {block.heading for block in BLOCKS if block.language == "python"} == {*CHECKS, DJANGO}
+    assert {block.heading for block in BLOCKS if block.language == "python"} == {*CHECKS, DJANGO, DJANGO_SETTINGS}
 
 
 @pytest.mark.parametrize("heading", CHECKS)
@@ -427,6 +428,58 @@ def test_the_django_block_runs_and_a_404_commits_only_as_the_text_says(tmp_path:
             connection.execute("DELETE FROM orders")
             connection.commit()
     assert stored == [["placed"], ["placed", "returned 404"]]
+
+
+def test_the_django_settings_install_what_they_say(tmp_path: Path) -> None:
+    settings, application, tasks = of("python", DJANGO_SETTINGS)
+    needed = """
+        SECRET_KEY, ALLOWED_HOSTS, ROOT_URLCONF, WSGI_APPLICATION = "x", ["*"], "site_urls", "site_wsgi.application"
+        DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "django.sqlite3"}}
+    """
+    urls = """
+        from django.db import connection
+        from django.http import HttpResponse
+        from django.urls import path
+
+        def place(request, status):
+            with connection.cursor() as cursor:
+                cursor.execute("INSERT INTO orders VALUES (%s)", [status])
+            return HttpResponse(status=status)
+
+        urlpatterns = [path("<int:status>", place)]
+    """
+    drive = """
+        from importlib.util import find_spec
+
+        from werkzeug.test import Client
+
+        import site_wsgi
+        from django.core.management import call_command
+
+        call_command("check", "--fail-level", "WARNING")
+        for status in (201, 404):
+            print(Client(site_wsgi.application).post(f"/{status}", buffered=True).status_code)
+        if find_spec("django.tasks"):
+            from django.tasks import task_backends
+
+            print(*(type(each).__name__ for each in task_backends.all()))
+    """
+    code = settings.code + textwrap.dedent(needed) + tasks.code
+    code += 'INSTALLED_APPS.append("postresponse.integrations.django_outbox")\n'
+    files = {"site_settings": code, "site_wsgi": application.code, "site_urls": urls, "drive": drive}
+    for name, text in files.items():
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
+    with closing(sqlite3.connect(tmp_path / "django.sqlite3")) as connection:
+        connection.execute("CREATE TABLE orders (item TEXT)")
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "site_settings"}
+    ran = subprocess.run(
+        [sys.executable, "drive.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    told = [line for line in ran.stdout.splitlines() if not line.startswith("System check")]
+    assert told[:2] == ["201", "404"], ran.stdout + ran.stderr
+    assert told[2:] in ([], ["OutboxBackend AfterResponseBackend"])
+    with closing(sqlite3.connect(tmp_path / "django.sqlite3")) as connection:
+        assert [item for (item,) in connection.execute("SELECT item FROM orders")] == ["201"]
 
 
 # -- the first screen -----------------------------------------------------------------------------------------------

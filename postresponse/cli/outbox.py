@@ -16,9 +16,9 @@ from uuid import UUID
 
 from postresponse.cli.arguments import count, seconds
 from postresponse.cli.tables import print_table
-from postresponse.importing import imported
+from postresponse.cli.target import Target, Wrong, named
 
-__all__ = ["add_to", "run"]
+__all__ = ["add_commands", "add_to", "run"]
 
 CHUNK: Final = 500
 """Messages that are moved, or forgotten, in one transaction."""
@@ -44,6 +44,15 @@ def add_to(commands: Any) -> None:
         help="send the messages of an outbox, and look after them",
         description="Run the relay of an outbox, and look after what waits, is paused, or is dead.",
     )
+    add_commands(outbox)
+
+
+def add_commands(outbox: Any, *, with_target: bool = True) -> None:
+    """Add the commands of *outbox*, a parser.
+
+    Args:
+        with_target: Whether a TARGET says what they are about; else `run` is given it.
+    """
     parsers = outbox.add_subparsers(dest="action", metavar="COMMAND", required=True)
 
     def add(name: str, text: str, more: str = "") -> argparse.ArgumentParser:
@@ -51,12 +60,13 @@ def add_to(commands: Any) -> None:
             name,
             help=text,
             description=f"{text[0].upper()}{text[1:]}.{more}",
-            epilog=f"{TARGET.strip()}\n\n{EXIT_CODES}",
+            epilog=f"{TARGET.strip()}\n\n{EXIT_CODES}" if with_target else EXIT_CODES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        parser.add_argument("target", metavar="TARGET", help="module:name of a Relay, or the URL of the database")
-        parser.add_argument("--table", default="postresponse_outbox", help="the table, where TARGET is a URL")
-        parser.add_argument("--schema", help="where it stands, where TARGET is a URL")
+        if with_target:
+            parser.add_argument("target", metavar="TARGET", help="module:name of a Relay, or the URL of the database")
+            parser.add_argument("--table", default="postresponse_outbox", help="the table, where TARGET is a URL")
+            parser.add_argument("--schema", help="where it stands, where TARGET is a URL")
         parser.add_argument("--json", action="store_true", help="print JSON")
         return parser
 
@@ -90,16 +100,19 @@ def _which(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--destination", help="all of the dead of this destination")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the command that *options* name, and return its exit code."""
+def run(options: argparse.Namespace, target: "Callable[[], Target] | None" = None) -> int:
+    """Run the command that *options* name, and return its exit code.
+
+    Args:
+        target: Makes what it is about; None for what they name.
+    """
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
     from postresponse.exceptions import ConfigurationError, MessagingError
 
     try:
-        target = _Target(options)
-        return _ACTIONS[options.action](target, options)
-    except (_Wrong, ArgumentError, NoSuchModuleError, ModuleNotFoundError, ConfigurationError) as error:
+        return _ACTIONS[options.action](named(options) if target is None else target(), options)
+    except (Wrong, ArgumentError, NoSuchModuleError, ModuleNotFoundError, ConfigurationError) as error:
         print(f"postresponse outbox {options.action}: {error}", file=sys.stderr)
         return 2
     except (SQLAlchemyError, MessagingError) as error:
@@ -108,58 +121,10 @@ def run(options: argparse.Namespace) -> int:
         return 3
 
 
-class _Wrong(Exception):
-    """The command was called wrongly."""
-
-
-class _Target:
-    """The outbox and its database."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        from postresponse.messaging import Outbox, Relay
-        from postresponse.messaging.database import Database
-        from postresponse.messaging.store import Store
-        from postresponse.messaging.tables import Tables
-
-        self.relay: Relay | None = None
-        if "://" in options.target:
-            from sqlalchemy import MetaData
-
-            self.tables = Tables(MetaData(), options.table, options.schema)
-            self.database = Database(options.target)
-        else:
-            if ":" not in options.target:
-                raise _Wrong(f"expected module:name of a Relay, or the URL of a database, found {options.target!r}")
-            found = imported(options.target, here=True)
-            if not isinstance(found, Relay):
-                wanted = "its Relay is wanted" if isinstance(found, Outbox) else "a Relay is wanted"
-                raise _Wrong(f"{options.target} is {found!r}; {wanted}")
-            self.relay, self.tables, self.database = found, found.outbox.tables, found._database
-        self.store = Store(self.tables)
-
-    def in_transaction(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Return what *work* does with a connection, committed."""
-        import anyio
-
-        from postresponse.messaging.writing import is_missing_table, no_table
-
-        async def main() -> Any:
-            return await self.database.run(work, *args, **kwargs)
-
-        from sqlalchemy.exc import DBAPIError
-
-        try:
-            return anyio.run(main)
-        except DBAPIError as error:
-            if is_missing_table(self.database.engine.dialect.name, error):
-                raise no_table(self.tables.waiting) from error
-            raise
-
-
 # -- looking ----------------------------------------------------------------------------------------------------------
 
 
-def _list(target: _Target, options: argparse.Namespace) -> int:
+def _list(target: Target, options: argparse.Namespace) -> int:
     rows = target.in_transaction(
         target.store.listed, dead=options.dead, destination=options.destination, limit=options.limit
     )
@@ -172,7 +137,7 @@ def _list(target: _Target, options: argparse.Namespace) -> int:
     return 0
 
 
-def _show(target: _Target, options: argparse.Namespace) -> int:
+def _show(target: Target, options: argparse.Namespace) -> int:
     row = target.in_transaction(target.store.shown, options.message)
     if row is None:
         return _no_such(options.message)
@@ -184,7 +149,7 @@ def _show(target: _Target, options: argparse.Namespace) -> int:
     return 0
 
 
-def _stats(target: _Target, options: argparse.Namespace) -> int:
+def _stats(target: Target, options: argparse.Namespace) -> int:
     rows = [asdict(each) for each in target.in_transaction(target.store.stats)]
     if options.json:
         print(_as_json(rows))
@@ -195,7 +160,7 @@ def _stats(target: _Target, options: argparse.Namespace) -> int:
     return 0
 
 
-def _sql(target: _Target, options: argparse.Namespace) -> int:
+def _sql(target: Target, options: argparse.Namespace) -> int:
     dialect = target.database.engine.dialect
     statements = target.tables.alembic(dialect) if options.alembic else target.tables.ddl(dialect)
     print(_as_json({"sql": statements}) if options.json else statements, end="\n" if options.json else "")
@@ -230,7 +195,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> None:
 # -- changing ---------------------------------------------------------------------------------------------------------
 
 
-def _retry(target: _Target, options: argparse.Namespace) -> int:
+def _retry(target: Target, options: argparse.Namespace) -> int:
     count = _in_chunks(target, target.store.replay, options)
     hurried = 0
     if options.message is not None and not count:
@@ -240,7 +205,7 @@ def _retry(target: _Target, options: argparse.Namespace) -> int:
     return _did(options, {"replayed": count, "due now": hurried})
 
 
-def _purge(target: _Target, options: argparse.Namespace) -> int:
+def _purge(target: Target, options: argparse.Namespace) -> int:
     count = _in_chunks(target, target.store.purge, options)
     if options.message is not None and not count:
         print(f"there is no dead message {options.message}", file=sys.stderr)
@@ -248,7 +213,7 @@ def _purge(target: _Target, options: argparse.Namespace) -> int:
     return _did(options, {"purged": count})
 
 
-def _in_chunks(target: _Target, work: Callable[..., int], options: argparse.Namespace) -> int:
+def _in_chunks(target: Target, work: Callable[..., int], options: argparse.Namespace) -> int:
     """Do it to so many at once, and say how far it is."""
     from postresponse.messaging.store import Which
 
@@ -262,18 +227,18 @@ def _in_chunks(target: _Target, work: Callable[..., int], options: argparse.Name
                 return total
 
 
-def _pause(target: _Target, options: argparse.Namespace) -> int:
+def _pause(target: Target, options: argparse.Namespace) -> int:
     return _set_paused(target, options, "paused", target.store.pause)
 
 
-def _resume(target: _Target, options: argparse.Namespace) -> int:
+def _resume(target: Target, options: argparse.Namespace) -> int:
     return _set_paused(target, options, "resumed", target.store.resume)
 
 
-def _set_paused(target: _Target, options: argparse.Namespace, done: str, change: Callable[..., bool]) -> int:
+def _set_paused(target: Target, options: argparse.Namespace, done: str, change: Callable[..., bool]) -> int:
     if target.relay is not None and options.destination not in target.relay.outbox.allow:
         known = ", ".join(target.relay.outbox.allow)
-        raise _Wrong(f"the outbox has no destination {options.destination!r}; it has {known}")
+        raise Wrong(f"the outbox has no destination {options.destination!r}; it has {known}")
     if not target.in_transaction(change, options.destination):
         print(f"{options.destination} is {done} already", file=sys.stderr)
         return 1
@@ -307,12 +272,12 @@ def _progress(what: str) -> Iterator[Callable[[int], None]]:
 # -- relaying ---------------------------------------------------------------------------------------------------------
 
 
-def _relay(target: _Target, options: argparse.Namespace) -> int:
+def _relay(target: Target, options: argparse.Namespace) -> int:
     import anyio
 
     relay = target.relay
     if relay is None:
-        raise _Wrong("a relay needs its destinations: give module:name of a Relay")
+        raise Wrong("a relay needs its destinations: give module:name of a Relay")
     # What will not do is said at once, and not tried until it does.
     target.in_transaction(_check)
     target.in_transaction(target.store.paused)
@@ -354,7 +319,7 @@ def _ended_by_signals(relay: Any) -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _watched(target: _Target, options: argparse.Namespace) -> Iterator[None]:
+def _watched(target: Target, options: argparse.Namespace) -> Iterator[None]:
     """Say meanwhile how far it is, and end it when nothing is due where that is asked for."""
     relay = target.relay
     assert relay is not None
@@ -381,7 +346,7 @@ def _watched(target: _Target, options: argparse.Namespace) -> Iterator[None]:
         watcher.join()
 
 
-_ACTIONS: Final[Mapping[str, Callable[[_Target, argparse.Namespace], int]]] = {
+_ACTIONS: Final[Mapping[str, Callable[[Target, argparse.Namespace], int]]] = {
     "list": _list,
     "pause": _pause,
     "purge": _purge,

@@ -23,7 +23,7 @@ from postresponse.messaging.tables import Tables
 from postresponse.messaging.writing import no_table, tells_of_missing_table
 from postresponse.unit_of_work.django_transaction import Unit
 
-__all__ = ["enlist_in_django", "statements_for"]
+__all__ = ["dialect_of", "enlist_in_django", "statements_for"]
 
 _KINDS: Final[dict[str, type[DefaultDialect]]] = {
     "sqlite": SQLiteDialect,
@@ -97,7 +97,7 @@ def _enlist_in_unit(outbox: Any, unit: Unit, message: Message) -> None:
 
 
 def _write(outbox: Any, connection: Any, messages: Iterable[Message]) -> None:
-    for statement, rows in outbox._writer.statements(_dialect_of(connection.vendor), messages):
+    for statement, rows in outbox._writer.statements(dialect_of(connection.vendor), messages):
         try:
             with connection.cursor() as cursor:
                 cursor.execute(statement, rows[0]) if len(rows) == 1 else cursor.executemany(statement, rows)
@@ -110,7 +110,7 @@ def _write(outbox: Any, connection: Any, messages: Iterable[Message]) -> None:
         connection.on_commit(outbox._wake)
 
 
-def _dialect_of(vendor: str) -> Dialect:
+def dialect_of(vendor: str) -> Dialect:
     """Return what writes statements for a cursor of Django's."""
     dialect = _dialects.get(vendor)
     if dialect is None:
@@ -128,4 +128,4 @@ def statements_for(tables: Tables, connection: Any) -> list[str]:
     Raises:
         UnsupportedDatabase: An outbox cannot work there.
     """
-    return tables.statements(_dialect_of(connection.vendor))
+    return tables.statements(dialect_of(connection.vendor))

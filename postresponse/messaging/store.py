@@ -91,11 +91,13 @@ class Which(NamedTuple):
         message_id: The one with this id.
         destination: Those of this destination.
         older_than: Those that died more seconds ago.
+        among: Those with one of these ids.
     """
 
     message_id: UUID | None = None
     destination: str | None = None
     older_than: float = 0.0
+    among: tuple[UUID, ...] | None = None
 
 
 class Store:
@@ -369,6 +371,8 @@ class Store:
         found = select(dead.c.id).order_by(dead.c.id).limit(limit)
         if which.message_id is not None:
             found = found.where(dead.c.message_id == which.message_id)
+        if which.among is not None:
+            found = found.where(dead.c.message_id.in_(which.among))
         if which.destination is not None:
             found = found.where(dead.c.destination == which.destination)
         if which.older_than:

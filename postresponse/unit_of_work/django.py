@@ -26,7 +26,7 @@ from postresponse.core.policy import did_you_mean
 from postresponse.exceptions import ConfigurationError
 from postresponse.unit_of_work.django_transaction import AsyncUnit, SyncUnit, Unit
 
-__all__ = ["DjangoUnitOfWork"]
+__all__ = ["DjangoUnitOfWork", "begin_units"]
 
 
 class DjangoUnitOfWork:
@@ -114,6 +114,13 @@ def _thread_of(exchange: Exchange) -> ThreadSensitiveContext:
     return thread
 
 
+def begin_units(exchange: Exchange) -> None:
+    """Begin those of Django's transactions of *exchange* that have not begun, on the thread of its views."""
+    for unit in exchange.units.values():
+        if isinstance(unit, Unit):
+            unit.enter()
+
+
 class _Receiver:
     """Begins the current exchange's units when Django says `request_started`, after all other receivers."""
 
@@ -125,9 +132,8 @@ class _Receiver:
 
     def __call__(self, **signal: Any) -> None:
         exchange = current.get()
-        for unit in exchange.units.values() if exchange is not None else ():
-            if isinstance(unit, Unit):
-                unit.enter()
+        if exchange is not None:
+            begin_units(exchange)
 
     def stay_last(self) -> None:
         """Move behind a receiver that was connected later: Django's test client connects Django's own anew."""

@@ -25,7 +25,7 @@ from postresponse import CommitPolicy, Retry, current_exchange, doom
 from postresponse.exceptions import NoExchange, NoTable, NoTransaction, ResponseStarted, UnsupportedDatabase
 from postresponse.messaging import Message, Outbox, Relay
 from postresponse.messaging.delivery import Delivery
-from postresponse.messaging.django_connection import _dialect_of
+from postresponse.messaging.django_connection import dialect_of
 from postresponse.unit_of_work import django_commit, django_transaction
 from postresponse.unit_of_work.django import DjangoUnitOfWork
 from postresponse.wsgi import PostResponseMiddleware
@@ -549,6 +549,7 @@ def test_async_code_enlists_in_what_it_gives_to_a_thread(sqlite: Place) -> None:
     def in_a_thread() -> None:
         enlist_in(connections[ALIAS], receipt(2))
         connections[ALIAS].close()
+        del connections[ALIAS]  # the thread is one for all tests, and the database another one in each
 
     asyncio.run(on_the_loop())
     assert sqlite.numbers() == [2]
@@ -556,7 +557,7 @@ def test_async_code_enlists_in_what_it_gives_to_a_thread(sqlite: Place) -> None:
 
 def test_another_database_is_refused() -> None:
     with pytest.raises(UnsupportedDatabase, match="this is oracle"):
-        _dialect_of("oracle")
+        dialect_of("oracle")
 
 
 def test_two_outboxes_of_one_request_keep_their_order(sqlite: Place) -> None:

@@ -27,11 +27,11 @@ from postresponse.error_response import ErrorResponse, emptied
 from postresponse.exceptions import ConfigurationError, WrongApplication
 from postresponse.typing import ASGIApplication, WSGIApplication
 
-__all__ = ["rendered_by"]
+__all__ = ["REQUEST", "page_for", "rendered_by"]
 
 _Rendering: TypeAlias = Callable[[Failure], ErrorResponse | Awaitable[ErrorResponse | None] | None]
 
-_REQUEST: Final = "django.request"
+REQUEST: Final = "django.request"
 """Under which name an exchange has a weak reference to Django's request."""
 
 
@@ -77,6 +77,11 @@ def rendered_by(app: WSGIApplication | ASGIApplication) -> _Rendering:
     return async_error_response if isinstance(app, ASGIHandler) else error_response
 
 
+def page_for(failure: Failure) -> ErrorResponse | None:
+    """Answer as `rendered_by` does, but for `process_exception`: which middlewares have it only the handler knows."""
+    return _answered(failure, lambda error: _by_error_view(_request(None, failure), error))
+
+
 def _note_requests(app: Any) -> None:
     make = app.request_class
 
@@ -84,7 +89,7 @@ def _note_requests(app: Any) -> None:
         request = make(carrier, *body)
         exchange: Exchange | None = carrier.get(KEY)
         if exchange is not None:
-            vars(exchange)[_REQUEST] = weakref.ref(request)
+            vars(exchange)[REQUEST] = weakref.ref(request)
         return request
 
     app.request_class = noted
@@ -92,7 +97,7 @@ def _note_requests(app: Any) -> None:
 
 def _request(app: Any, failure: Failure) -> Any:
     """Return the request that the view got, or where there was none, one without a body."""
-    request = vars(failure.exchange).get(_REQUEST, lambda: None)()
+    request = vars(failure.exchange).get(REQUEST, lambda: None)()
     if request is not None:
         return request
     scope = failure.exchange.scope
@@ -107,12 +112,16 @@ def _request(app: Any, failure: Failure) -> Any:
 
 
 def _error_response(app: Any, failure: Failure) -> ErrorResponse | None:
+    return _answered(failure, lambda error: _response(app, _request(app, failure), error))
+
+
+def _answered(failure: Failure, answer: Callable[[Exception], Any]) -> ErrorResponse | None:
     error = failure.exception
     if failure.unknown or failure.partial or not isinstance(error, Exception):
         return None
     traceback = error.__traceback__
     try:
-        response = _response(app, _request(app, failure), error)
+        response = answer(error)
         return None if response is None else _taken(response)
     finally:
         error.__traceback__ = traceback  # or it would hold the frames of this call
