@@ -87,6 +87,12 @@ def is_in(module: str, folder: str) -> bool:
     return f"{module}.".startswith(f"{folder}.")
 
 
+def integration_of(module: str) -> str:
+    """The integration that *module* is, or stands in the folder of."""
+    _, _, inside = module.partition(f"{PACKAGE}.integrations.")
+    return inside.partition(".")[0]
+
+
 def faults(root: Path) -> list[str]:
     """What is wrong with the imports of the package *root*."""
     modules = modules_of(root)
@@ -99,7 +105,7 @@ def faults(root: Path) -> list[str]:
                 found.append(f"{name} ({above}) imports {other} ({below}), which is above it")
             if other.startswith(f"{PACKAGE}.testing") and not name.startswith(f"{PACKAGE}.testing"):
                 found.append(f"{name} imports {other}, which nothing may")
-            if name.startswith(f"{PACKAGE}.integrations.") and other.startswith(f"{PACKAGE}.integrations."):
+            if integration_of(name) and integration_of(other) not in ("", integration_of(name)):
                 found.append(f"{name} imports {other}, another integration")
             if any((is_in(name, a) and is_in(other, b)) or (is_in(name, b) and is_in(other, a)) for a, b in APART):
                 found.append(f"{name} meets {other}")

@@ -120,15 +120,16 @@ class _Target:
         from postresponse.messaging.tables import Tables
 
         self.relay: Relay | None = None
-        if "://" in options.target:
+        given = options.target  # a framework's command may have the Relay itself
+        if isinstance(given, str) and "://" in given:
             from sqlalchemy import MetaData
 
             self.tables = Tables(MetaData(), options.table, options.schema)
             self.database = Database(options.target)
         else:
-            if ":" not in options.target:
+            if isinstance(given, str) and ":" not in given:
                 raise _Wrong(f"expected module:name of a Relay, or the URL of a database, found {options.target!r}")
-            found = imported(options.target, here=True)
+            found = imported(given, here=True) if isinstance(given, str) else given
             if not isinstance(found, Relay):
                 wanted = "its Relay is wanted" if isinstance(found, Outbox) else "a Relay is wanted"
                 raise _Wrong(f"{options.target} is {found!r}; {wanted}")

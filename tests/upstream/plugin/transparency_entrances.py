@@ -123,8 +123,8 @@ def falcon(wrapping: Wrapping) -> None:
 
     The simulated WSGI server puts `wsgiref.validate` around the application, and so around the middleware too.
     """
-    import falcon  # type: ignore[import-not-found]
-    import falcon.asgi  # type: ignore[import-not-found]
+    import falcon
+    import falcon.asgi
 
     wrapping.outermost_wsgi(falcon.App, keep=True)
     wrapping.outermost_asgi(falcon.asgi.App, keep=True)

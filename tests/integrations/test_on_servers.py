@@ -1,0 +1,29 @@
+"""Flask, Quart, Falcon and Pyramid on real servers, in each mode: the same shop, the same questions."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integrations.scenarios import SCENARIOS, Site, Visit, visiting, visits
+
+SITES = (
+    Site(
+        "flask",
+        "gunicorn-gthread",
+        "tests.integrations.sites.flask_shop:app",
+        template="/orders/<item>",
+        refused=(409, b"refused"),
+    ),
+)
+
+
+@pytest.fixture(scope="module", params=visits(SITES), ids=str)
+def visit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
+    """One server for each site and mode."""
+    with visiting(request.param, tmp_path_factory.mktemp("site")) as visit:
+        yield visit
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_real_server(visit: Visit, scenario: str) -> None:
+    visit.ask(scenario)
