@@ -11,19 +11,19 @@ import click
 from postresponse.cli import outbox
 from postresponse.configuration import Origin
 
-__all__ = ["group"]
+__all__ = ["add_to"]
 
 
-def group(options: Callable[[], Sequence[Origin]], relay: Callable[[], Any]) -> click.Group:
-    """Make the group `postresponse` for the command line of one application.
+def add_to(group: click.Group, options: Callable[[], Sequence[Origin]], relay: Callable[[], Any]) -> click.Group:
+    """Add the commands to *group*, the framework's own kind of one, and return it.
 
     Args:
+        group: Runs its commands where *options* and *relay* find their application.
         options: Tells the options in force.
         relay: Returns the `Relay` of the application, or the text that names it; None where it has none.
     """
-    made = click.Group("postresponse", help="Look at what the middleware does here, and send what the outbox holds.")
 
-    @made.command("config", help="Print the options in force, and where each was given.")
+    @group.command("config", help="Print the options in force, and where each was given.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     def config(as_json: bool) -> None:
         found = options()
@@ -34,7 +34,7 @@ def group(options: Callable[[], Sequence[Origin]], relay: Callable[[], Any]) -> 
             for each in found:
                 click.echo(f"{each.name:{width}}  {each.value}  ({each.source})")
 
-    @made.command("relay", help="Send what the outbox holds until told to end, as `postresponse outbox relay` does.")
+    @group.command("relay", help="Send what the outbox holds until told to end, as `postresponse outbox relay` does.")
     @click.option("--until-empty", is_flag=True, help="End when nothing is due any more.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @click.pass_context
@@ -48,4 +48,4 @@ def group(options: Callable[[], Sequence[Origin]], relay: Callable[[], Any]) -> 
             outbox.run(argparse.Namespace(action="relay", target=found, json=as_json, until_empty=until_empty))
         )
 
-    return made
+    return group

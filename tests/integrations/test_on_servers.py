@@ -6,14 +6,21 @@ import pytest
 
 from tests.integrations.scenarios import SCENARIOS, Site, Visit, visiting, visits
 
+SHOPS = "tests.integrations.sites"
+CONFLICT = (409, b'{"title": "refused"}')
 SITES = (
+    Site("flask", "gunicorn-gthread", f"{SHOPS}.flask_shop:app", template="/orders/<item>", refused=(409, b"refused")),
     Site(
-        "flask",
-        "gunicorn-gthread",
-        "tests.integrations.sites.flask_shop:app",
+        "quart",
+        "hypercorn",
+        f"{SHOPS}.quart_shop:app",
         template="/orders/<item>",
         refused=(409, b"refused"),
+        left="rolled_back",  # Quart cancels what handles a request whose client has left
     ),
+    Site("falcon", "gunicorn-gthread", f"{SHOPS}.falcon_shop:app", refused=CONFLICT),
+    Site("falcon-asgi", "uvicorn-h11", f"{SHOPS}.falcon_shop:asgi_app", refused=CONFLICT),
+    Site("pyramid", "gunicorn-gthread", f"{SHOPS}.pyramid_shop:app", refused=(409, b"refused")),
 )
 
 

@@ -5,8 +5,9 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from flask import Flask, current_app, request, request_started
+from flask.cli import AppGroup
 
-from postresponse.cli.clicked import group
+from postresponse.cli import clicked
 from postresponse.configuration import Origin, effective, origins
 from postresponse.core.log import ROUTE
 from postresponse.exceptions import ConfigurationError
@@ -81,7 +82,13 @@ class PostResponse:
         app.extensions["postresponse"] = self
         self._origins[app] = origins(options, self._given, settings, PostResponseMiddleware, PREFIX)  # in words
         request_started.connect(_tell_route, app)
-        app.cli.add_command(group(lambda: self._origins[_app()], lambda: _app().config.get(f"{PREFIX}RELAY")))
+        app.cli.add_command(
+            clicked.add_to(
+                AppGroup("postresponse", help="What the middleware does here, and the relay of the outbox."),
+                lambda: self._origins[_app()],
+                lambda: _app().config.get(f"{PREFIX}RELAY"),
+            )
+        )
 
     def _options(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         source = f"app.config {PREFIX}*"
