@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import anyio
@@ -26,6 +27,7 @@ import httpx2
 import pytest
 from sqlalchemy.exc import IntegrityError
 from starlette.testclient import TestClient
+from werkzeug.test import Client as WSGIClient
 
 from postresponse import CommitPolicy, Outcome, Retry, asgi, wsgi
 from postresponse.core.exchange import Exchange
@@ -227,9 +229,48 @@ def check_flask(found: Namespace) -> None:
     assert rows("flask") == ["tea"]
 
 
+def check_flask_extension(found: Namespace) -> None:
+    app = found["create_app"]()
+    assert post({"app": app}, "/orders/tea").status_code == 201
+    assert rows("shop") == ["tea"]
+    config = app.test_cli_runner().invoke(args=["postresponse", "config"]).output
+    assert "'buffered'  (POSTRESPONSE_COMMIT)" in config
+
+
+def check_flask_sqlalchemy(found: Namespace) -> None:
+    assert post(found, "/orders/tea").status_code == 201
+    db, order = found["db"], found["Order"]
+    with found["app"].app_context():
+        assert [each.item for each in db.session.scalars(db.select(order))] == ["tea"]
+        engine = db.engine
+    engine.dispose()
+
+
+def check_quart(found: Namespace) -> None:
+    async def ask() -> int:
+        answer = await found["app"].test_client().post("/orders/tea")
+        return int(answer.status_code)
+
+    assert asyncio.run(ask()) == 201
+    deadline = time.monotonic() + 5
+    while not found["sent"] and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert found["sent"] == ["tea"]
+
+
+def check_posting(found: Namespace) -> None:
+    answer = WSGIClient(found["app"]).post("/orders/tea", buffered=True)
+    assert answer.status_code == 201
+
+
 CHECKS: dict[str, Callable[[Namespace], None]] = {
     "postresponse": check_first_lines,
     "One example for each need": check_observing,
+    "Flask": check_flask_extension,
+    "Flask-SQLAlchemy and Flask-SQLAlchemy-Lite": check_flask_sqlalchemy,
+    "Quart": check_quart,
+    "Falcon": check_posting,
+    "Pyramid": check_posting,
     "Policy: when, and whether": check_policy,
     "Hooks": check_hooks,
     "Work after the response": check_work,
@@ -262,7 +303,9 @@ def test_the_python_blocks_under_a_heading_run_and_do_what_is_said(
     # Of this process, and not the README's to change.
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    found: Namespace = {"__name__": "readme"}
+    module = ModuleType("readme")
+    monkeypatch.setitem(sys.modules, "readme", module)  # Pyramid looks for the module of who calls it
+    found: Namespace = vars(module)
     for block in of("python", heading):
         # The line numbers of a traceback are the README's.
         exec(compile("\n" * (block.line - 1) + block.code, ROOT / "README.md", "exec"), found)
