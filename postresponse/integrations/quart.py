@@ -1,14 +1,13 @@
 """Quart: the extension `PostResponse`, and error handlers that answer where a unit of work could not commit."""
 
-import sys
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import click
-from quart import Quart, request, request_started
+from quart import Quart, got_request_exception, request, request_started
 from quart.cli import AppGroup, ScriptInfo
-from werkzeug.exceptions import InternalServerError
 
 from postresponse.asgi import PostResponseMiddleware
 from postresponse.cli import clicked
@@ -23,6 +22,8 @@ __all__ = ["PostResponse", "rendered_by"]
 PREFIX: Final = "POSTRESPONSE_"
 OWN: Final = ("RELAY",)
 """Keys that are the extension's own, and no option of the middleware."""
+RENDERED: Final = "postresponse.rendered"
+"""Where the scope of a request that Quart is given once more has what its error handlers are to answer."""
 
 
 class PostResponse:
@@ -101,16 +102,17 @@ class PostResponse:
 def rendered_by(app: Quart) -> Callable[[Failure], Awaitable[ErrorResponse | None]]:
     """Make an `error_response` that lets the `errorhandler`s of *app* answer.
 
-    They run in a request context of their own, with no body: the request's own is gone by then. A handler is found as
-    for an exception that a view raises: by class, of the request's blueprint before the application's, then that of
-    500. TESTING, PROPAGATE_EXCEPTIONS and debug mode change nothing: the exception stays here. `before_request`
-    functions do not run again, and `g` is empty; `after_request` and teardown functions run for this response too.
+    Quart is given the request once more, with no body, and with the exception in the place of the view: what follows is
+    as if the view had raised it. A handler is found by class, of the request's blueprint before the application's, then
+    that of 500; without one there is Quart's own page. `before_request` functions do not run again, and `g` is empty;
+    `after_request` and teardown functions run for this response too.
 
-    The package's default answers where no handler is found, or one fails; and where nobody knows what was committed
-    (`CommitInDoubt`, `PartialCommit`), because a general page would say that nothing was.
+    The package's default answers where nobody knows what was committed (`CommitInDoubt`, `PartialCommit`), because a
+    general page would say that nothing was; and where TESTING, PROPAGATE_EXCEPTIONS or debug mode would have Quart let
+    out, or show, what no handler took.
 
     Args:
-        app: The Quart application itself, and not its `asgi_app`.
+        app: The Quart application itself, before its `asgi_app` is wrapped.
 
     Raises:
         ConfigurationError: *app* is something else.
@@ -122,66 +124,59 @@ def rendered_by(app: Quart) -> Callable[[Failure], Awaitable[ErrorResponse | Non
         >>> app.asgi_app = PostResponseMiddleware(app.asgi_app, error_response=rendered_by(app))
     """
     _check(app, "rendered_by")
+    inner = app.asgi_app
+    request_started.connect(_raise_failed, app)
+    got_request_exception.connect(_note_unhandled, app)
 
     async def error_response(failure: Failure) -> ErrorResponse | None:
         error = failure.exception
         if failure.unknown or failure.partial or not isinstance(error, Exception):
             return None
         traceback = error.__traceback__
-        rendering = _Rendering(app, error)
+        rendered = _Rendered(error)
+        response: ErrorResponse | None = None
         try:
-            response = await asgi_response(rendering.answer, failure.exchange.scope)
-            if rendering.unhandled is not None and rendering.unhandled is not error:
-                raise rendering.unhandled  # of a handler
-            return None if rendering.unhandled is not None else response
+            response = await asgi_response(inner, {**failure.exchange.scope, RENDERED: rendered})
+        except Exception:
+            if rendered.unhandled is None:
+                raise
         finally:
             error.__traceback__ = traceback  # or it would hold the frames of this call
+        if rendered.unhandled is None or not _propagates(app):
+            return response
+        if rendered.unhandled is not error:
+            raise rendered.unhandled  # of a handler
+        return None
 
     return error_response
 
 
-class _Rendering:
-    """The application, for Quart's handling of one request; but what its handling gives are the error handlers.
+@dataclass(slots=True)
+class _Rendered:
+    """What is given to the error handlers of one request, and what was left to Quart in spite of them."""
 
-    Attributes:
-        unhandled: What no handler took, or one raised.
-    """
+    error: Exception
+    unhandled: Exception | None = None
 
-    def __init__(self, app: Quart, error: Exception) -> None:
-        self._app = app
-        self._error = error
-        self.unhandled: Exception | None = None
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._app, name)
+async def _raise_failed(app: Quart, **signal: Any) -> None:
+    scope: Any = request.scope
+    rendered: _Rendered | None = scope.get(RENDERED)
+    if rendered is not None:
+        raise rendered.error
 
-    async def answer(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer as an ASGI application."""
-        handling: Any = self._app.asgi_http_class
-        await handling(self, scope)(receive, send)
 
-    async def handle_request(self, request: Any) -> Any:
-        async with self._app.request_context(request):
-            try:
-                return await self._handled()
-            except Exception as error:  # noqa: BLE001 (told by `unhandled`: Quart shows it, in debug mode)
-                self.unhandled = error
-                return await self._app.make_response("")
+async def _note_unhandled(app: Quart, *, exception: Exception, **signal: Any) -> None:
+    scope: Any = request.scope
+    rendered: _Rendered | None = scope.get(RENDERED)
+    if rendered is not None:
+        rendered.unhandled = exception
 
-    async def _handled(self) -> Any:
-        app = self._app
-        try:
-            try:
-                raise self._error
-            except Exception as raised:  # noqa: BLE001 (Quart's own rules)
-                answer: Any = await app.handle_user_exception(raised)
-        except Exception as unhandled:
-            app.log_exception(sys.exc_info())
-            server_error = InternalServerError(original_exception=unhandled)
-            answer = await app.handle_http_exception(server_error)
-            if answer is server_error:
-                raise
-        return await app.finalize_request(answer, from_error_handler=True)
+
+def _propagates(app: Quart) -> bool:
+    """Whether Quart lets out what no handler took, and shows it in debug mode."""
+    asked: bool | None = app.config["PROPAGATE_EXCEPTIONS"]
+    return app.testing or app.debug if asked is None else asked
 
 
 # Async, though it waits for nothing: Quart has a plain function called on a thread.

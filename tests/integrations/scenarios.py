@@ -50,6 +50,7 @@ class Site:
             package's default answers.
         left: What becomes of the unit of work in buffered mode when the client leaves before the body is whole:
             "committed", or "rolled_back" where the framework gives the request up then.
+        modes: Those that it is asked in.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Site:
     template: str = "/orders/{item}"
     refused: tuple[int, bytes] | None = None
     left: str = "committed"
+    modes: tuple[str, ...] = MODES
 
 
 @dataclass
@@ -117,8 +119,8 @@ class Visit:
 
 
 def visits(sites: Iterable[Site]) -> list[Visit]:
-    """Every site in every mode."""
-    return [Visit(site, mode) for site in sites for mode in MODES]
+    """Every site in every mode of its."""
+    return [Visit(site, mode) for site in sites for mode in site.modes]
 
 
 @contextmanager

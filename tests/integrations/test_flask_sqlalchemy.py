@@ -13,18 +13,19 @@ import flask_sqlalchemy
 import flask_sqlalchemy_lite
 import pytest
 from flask import Flask, current_app, g, request, stream_with_context
+from flask_sqlalchemy import track_modifications
 from sqlalchemy import ForeignKey, create_engine, event, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.pool import Pool
 
-from postresponse import after_response, current_exchange, doom, scope
+from postresponse import CommitPolicy, Retry, after_response, current_exchange, doom, scope
 from postresponse.exceptions import ConfigurationError
-from postresponse.integrations.flask import FlaskSQLAlchemyUnitOfWork, rendered_by
+from postresponse.integrations.flask import FlaskSQLAlchemyUnitOfWork, PostResponse, rendered_by
 from postresponse.unit_of_work.composite import Chained
 from postresponse.unit_of_work.sqlalchemy import SQLAlchemyUnitOfWork
 from postresponse.wsgi import PostResponseMiddleware
-from tests.fakes import StrictWSGIServer, run_wsgi
+from tests.fakes import Conflict, StrictWSGIServer, run_wsgi
 from tests.services import postgres
 
 MODES = ("head", "buffered", "after_send")
@@ -336,14 +337,93 @@ def test_listeners_and_defaults_see_the_request_in_a_flush_at_the_commit(lite: S
     assert seen == [("shop", "ada", "/")]
 
 
-def test_hooks_have_the_session_though_flask_has_left_its_contexts(lite: Shop) -> None:
+@pytest.mark.parametrize("commit", MODES)
+@pytest.mark.parametrize("used", [True, False], ids=["used before", "unused"])
+def test_hooks_have_the_session_though_flask_has_left_its_contexts(lite: Shop, commit: str, used: bool) -> None:
     @lite.app.get("/")
     def place() -> str:
-        current_exchange().before_commit(lambda: lite.unit_of_work.session.add(Order(item="tea")))
+        if used:
+            lite.db.session.add(Order(item="tea"))
+        current_exchange().before_commit(lambda: lite.db.session.add(Order(item="milk")))
+        return "stored"
+
+    torn_down: list[Any] = []
+    lite.app.teardown_appcontext(torn_down.append)
+    lite.install(commit=commit)
+    assert (lite.ask().code, lite.items) == (200, ["tea", "milk"] if used else ["milk"])
+    assert torn_down == [None]
+
+
+def test_behind_the_end_of_a_request_its_session_is_not_to_be_had(lite: Shop) -> None:
+    raised: list[Exception] = []
+
+    def late(outcome: object) -> None:
+        try:
+            lite.db.session.scalars(select(Order.item)).all()
+        except RuntimeError as error:
+            raised.append(error)
+
+    @lite.app.get("/")
+    def place() -> str:
+        lite.db.session.add(Order(item="tea"))
+        current_exchange().on_finished(late)
+        return "stored"
+
+    lite.install()
+    assert (lite.ask().code, lite.items, len(raised)) == (200, ["tea"], 1)
+    assert "outside of application context" in str(raised[0])
+
+
+def test_an_async_view_has_the_session_of_its_request(lite: Shop) -> None:
+    @lite.app.get("/")
+    async def place() -> str:
+        lite.db.session.add(Order(item="tea"))
         return "stored"
 
     lite.install()
     assert (lite.ask().code, lite.items, lite.unit) == (200, ["tea"], "committed")
+
+
+def test_a_request_that_is_run_again_begins_with_an_empty_session(lite: Shop) -> None:
+    @lite.app.get("/")
+    def place() -> str:
+        lite.db.session.add(Order(item=f"tea {current_exchange().attempt}"))
+        lite.db.session.flush()
+        if not current_exchange().is_last_attempt:
+            current_exchange().before_commit(_conflict)
+        return "stored"
+
+    def _conflict() -> None:
+        raise Conflict
+
+    retry = Retry(attempts=3, on=lambda error: isinstance(error, Conflict), backoff=0.0)
+    lite.install(commit=CommitPolicy(retry=retry))
+    assert (lite.ask().code, lite.items) == (200, ["tea 3"])
+
+
+def test_modifications_are_tracked_behind_the_commit_as_ever(tmp_path: Path) -> None:
+    app = Flask("shop")
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path / 'shop.sqlite3'}"
+    app.config["SQLALCHEMY_TRACK_MODIFICATIONS"] = True
+    db = flask_sqlalchemy.SQLAlchemy(app, model_class=Base)
+    with app.app_context():
+        db.create_all()
+        engine = db.engine
+    told: list[Any] = []
+
+    def committed(sender: Flask, changes: list[Any]) -> None:
+        told.extend((sender, change) for _, change in changes)
+
+    @app.get("/")
+    def place() -> str:
+        db.session.add(Order(item="tea"))
+        return "stored"
+
+    PostResponse(app, unit_of_work=FlaskSQLAlchemyUnitOfWork(db))
+    with track_modifications.models_committed.connected_to(committed, app):
+        assert app.test_client().get("/", buffered=True).status_code == 200
+    assert told == [(app, "insert")]
+    engine.dispose()
 
 
 def test_outside_of_requests_the_session_is_the_extensions_own(lite: Shop) -> None:

@@ -11,6 +11,21 @@ CONFLICT = (409, b'{"title": "refused"}')
 SITES = (
     Site("flask", "gunicorn-gthread", f"{SHOPS}.flask_shop:app", template="/orders/<item>", refused=(409, b"refused")),
     Site(
+        "flask-sqlalchemy",
+        "gunicorn-gthread",
+        f"{SHOPS}.flask_sqlalchemy_shop:app",
+        template="/orders/<item>",
+        refused=(409, b"refused"),
+    ),
+    Site(
+        "flask-sqlalchemy-lite",
+        "gunicorn-gthread",
+        f"{SHOPS}.flask_sqlalchemy_shop:lite_app",
+        template="/orders/<item>",
+        refused=(409, b"refused"),
+        modes=("head",),  # the others are those of the site before
+    ),
+    Site(
         "quart",
         "hypercorn",
         f"{SHOPS}.quart_shop:app",

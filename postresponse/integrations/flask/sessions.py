@@ -127,7 +127,8 @@ class _RequestUnit(_SyncUnit):
     def is_over(self) -> bool:
         """Whether the request is, so that whoever has its application context still has the extension's session."""
         exchange = self._exchange()
-        return exchange is None or exchange._state is State.OVER
+        # In after_send mode the unit of work, and what is hooked to it, comes last.
+        return exchange is None or (exchange._state is State.OVER and exchange._unit_ended)
 
     @property
     def is_made(self) -> bool:
@@ -184,7 +185,8 @@ def _unit_here(place: "_Place") -> _RequestUnit | None:
         return next((unit for unit in reversed(bound) if not unit.is_over), None)
     exchange = current.get()
     units = [] if exchange is None else exchange.units.values()
-    return next((each for each in units if isinstance(each, _RequestUnit) and each.place is place), None)
+    ours = (each for each in units if isinstance(each, _RequestUnit) and each.place is place)
+    return next((each for each in ours if not each.is_over), None)
 
 
 # -- where the extensions give their sessions out ---------------------------------------------------------------------
