@@ -2,13 +2,14 @@
 
 import inspect
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from postresponse.core.policy import unknown
 from postresponse.exceptions import ConfigurationError
 from postresponse.importing import imported
 
-__all__ = ["options_from"]
+__all__ = ["Origin", "effective", "options_from", "origins"]
 
 _NAMED: Final = (
     *("UNIT_OF_WORK", "ERROR_RESPONSE", "ON_COMMIT_FAILED", "ON_FINISHED", "ON_ERROR", "SUPERVISOR", "INSPECTOR"),
@@ -32,11 +33,71 @@ def options_from(
             What a known one may be, the middleware checks.
     """
     own = list(more)
-    parameters = inspect.signature(middleware).parameters.values()
-    known = [each.name.upper() for each in parameters if each.kind is each.KEYWORD_ONLY]
+    known = [name.upper() for name in _options_of(middleware)]
     unknown(settings, [*known, *own], source)
     given = {name: value for name, value in settings.items() if name not in own and value is not None}
     return {name.lower(): _found(name, value, source) for name, value in given.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """An option as it is in force, in words.
+
+    Attributes:
+        name: As the middleware calls it.
+        value: As Python shows it.
+        source: Where it was given: `keyword`, the name of the setting, or `default`.
+    """
+
+    name: str
+    value: str
+    source: str
+
+
+def effective(
+    given: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    middleware: type,
+    *,
+    owner: str,
+    source: str,
+    more: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Return the options of *middleware*: those that were *given* by keyword, and of the *settings* what those leave.
+
+    Args:
+        given: By name; one that is None was not given.
+        settings: As those of `options_from`.
+        owner: Who takes the keywords, for an error: `"PostResponse"`.
+        source: As that of `options_from`.
+        more: The same.
+
+    Raises:
+        ConfigurationError: An option or a setting is unknown, or names what is not there.
+    """
+    unknown(given, _options_of(middleware), owner)
+    found = options_from(settings, middleware, source=source, more=more)
+    return {**found, **{name: value for name, value in given.items() if value is not None}}
+
+
+def origins(
+    options: Mapping[str, Any], given: Mapping[str, Any], settings: Mapping[str, Any], middleware: type, prefix: str
+) -> tuple[Origin, ...]:
+    """Tell every option of *middleware* as it is in force by `effective`; *prefix* is that of a setting's name."""
+
+    def source(name: str) -> str:
+        if given.get(name) is not None:
+            return "keyword"
+        return f"{prefix}{name.upper()}" if settings.get(name.upper()) is not None else "default"
+
+    defaults = _options_of(middleware)
+    return tuple(Origin(name, repr(options.get(name, defaults[name])), source(name)) for name in defaults)
+
+
+def _options_of(middleware: type) -> dict[str, Any]:
+    """Return the options by name, with their defaults."""
+    parameters = inspect.signature(middleware).parameters.values()
+    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
 
 
 def _found(name: str, value: Any, source: str) -> Any:

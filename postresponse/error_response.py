@@ -9,7 +9,7 @@ from http import HTTPStatus
 from io import BytesIO
 from typing import Any, Final
 
-from anyio import sleep_forever
+from anyio import Event
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
@@ -94,15 +94,21 @@ def refused(status: int, detail: str, retry_after: float | None, accept: str | N
 async def asgi_response(app: Any, scope: Any) -> ErrorResponse:
     """Run the ASGI application *app* and return all that it answered.
 
-    The request's body was read, and is empty here: the server's `receive` would wait for the client to leave.
+    The request's body was read, and is empty here: the server's `receive` would wait for the client to leave. Behind
+    the end of the response ours says that it left, as a server does: Quart waits for that.
     """
     check_application(app, 3, "error_response")
     messages: list[Any] = []
+    ended = Event()
 
     async def collect(message: Any) -> None:
         messages.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            ended.set()
 
-    await app({**scope, "extensions": {}}, _ended_body(), collect)  # without pathsend: the body is wanted, not a path
+    await app(
+        {**scope, "extensions": {}}, _ended_body(ended), collect
+    )  # without pathsend: the body is wanted, not a path
     start = next((message for message in messages if message["type"] == "http.response.start"), None)
     parts = [message for message in messages if message["type"] == "http.response.body"]
     if start is None or not parts or parts[-1].get("more_body", False):
@@ -111,15 +117,16 @@ async def asgi_response(app: Any, scope: Any) -> ErrorResponse:
     return ErrorResponse(start["status"], headers, b"".join(message.get("body", b"") for message in parts))
 
 
-def _ended_body() -> Callable[[], Awaitable[Any]]:
-    """Make a `receive` that gives the end of the request's body, and then nothing."""
-    ended = False
+def _ended_body(ended: Event) -> Callable[[], Awaitable[Any]]:
+    """Make a `receive` that gives the end of the request's body, and when the response has *ended* a disconnect."""
+    given = False
 
     async def receive() -> Any:
-        nonlocal ended
-        if ended:
-            await sleep_forever()
-        ended = True
+        nonlocal given
+        if given:
+            await ended.wait()
+            return {"type": "http.disconnect"}
+        given = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
     return receive

@@ -118,3 +118,16 @@ def test_the_body_is_not_asked_of_the_server_again() -> None:
         return [environ["wsgi.input"].read(), environ["CONTENT_LENGTH"].encode()]
 
     assert ask("wsgi", lambda failure: asking_wsgi, method="POST", content=b"item=tea")[2] == b"0"
+
+
+def test_an_application_that_waits_for_the_disconnect_behind_its_response_gets_one() -> None:
+    heard: list[str] = []
+
+    async def waiting(scope: Any, receive: Any, send: Any) -> None:
+        heard.append((await receive())["type"])
+        await send({"type": "http.response.start", "status": 409, "headers": []})
+        await send({"type": "http.response.body", "body": b"taken"})
+        heard.append((await receive())["type"])
+
+    assert ask("asgi", lambda failure: waiting) == (409, {"content-length": "5"}, b"taken")
+    assert heard == ["http.request", "http.disconnect"]

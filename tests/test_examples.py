@@ -55,6 +55,10 @@ SHOPS = [
     Example("starlette_app", JSON, lambda item: json.dumps({"item": item}).encode()),
     Example("plain_wsgi", path="/", items=lambda body: body.decode().split()),
     Example("plain_asgi", path="/", items=lambda body: body.decode().split()),
+    Example("flask_sqlalchemy_app", FORM, lambda item: f"item={item}".encode()),
+    Example("quart_app", FORM, lambda item: f"item={item}".encode()),
+    Example("falcon_app", JSON, lambda item: json.dumps({"item": item}).encode()),
+    Example("pyramid_app", JSON, lambda item: json.dumps({"item": item}).encode()),
     Example("two_databases", FORM, lambda item: f"item={item}&customer={2 if item == 'gold' else 1}".encode()),
 ]
 
@@ -219,6 +223,8 @@ def test_what_commits_late_is_found_and_what_does_not_is_not(tmp_path: Path) -> 
     assert "an order was lost, and its client was told 201" in running.log()
     assert "2 of 2 POST /orders committed after their first byte" in running.log()
     assert running.stored() == ["tea", "tea"]
+        refuses = ("two_databases", "flask_sqlalchemy_app")
+        assert ("Traceback" in running.log()) == (shop.name in refuses)  # whose COMMIT failed
 
 
 def test_nobody_is_refused_for_a_conflict_and_no_piece_is_taken_twice(tmp_path: Path) -> None:

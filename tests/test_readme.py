@@ -29,6 +29,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy.exc import IntegrityError
 from starlette.testclient import TestClient
+from werkzeug.test import Client as WSGIClient
 
 from postresponse import CommitPolicy, Outcome, Retry, asgi, wsgi
 from postresponse.core.exchange import Exchange
@@ -286,9 +287,49 @@ def check_inspector(found: Namespace) -> None:
     assert client.get("/__postresponse__/", buffered=True, environ_overrides=elsewhere).status_code == 404
 
 
+def check_flask_extension(found: Namespace) -> None:
+    app = found["create_app"]()
+    assert post({"app": app}, "/orders/tea").status_code == 201
+    assert rows("shop") == ["tea"]
+    config = app.test_cli_runner().invoke(args=["postresponse", "config"]).output
+    assert "'buffered'  (POSTRESPONSE_COMMIT)" in config
+
+
+def check_flask_sqlalchemy(found: Namespace) -> None:
+    assert post(found, "/orders/tea").status_code == 201
+    db, order = found["db"], found["Order"]
+    with found["app"].app_context():
+        assert [each.item for each in db.session.scalars(db.select(order))] == ["tea"]
+        engine = db.engine
+    engine.dispose()
+
+
+def check_quart(found: Namespace) -> None:
+    async def ask() -> int:
+        answer = await found["app"].test_client().post("/orders/tea")
+        return int(answer.status_code)
+
+    assert asyncio.run(ask()) == 201
+    deadline = time.monotonic() + 5
+    while not found["sent"] and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert found["sent"] == ["tea"]
+
+
+def check_posting(found: Namespace) -> None:
+    answer = WSGIClient(found["app"]).post("/orders/tea", buffered=True)
+    assert answer.status_code == 201
+
+
 CHECKS: dict[str, Callable[[Namespace], None]] = {
     "postresponse": check_first_lines,
     "Observe first": check_observing,
+    "One example for each need": check_observing,
+    "Flask": check_flask_extension,
+    "Flask-SQLAlchemy and Flask-SQLAlchemy-Lite": check_flask_sqlalchemy,
+    "Quart": check_quart,
+    "Falcon": check_posting,
+    "Pyramid": check_posting,
     "Policy: when, and whether": check_policy,
     "Hooks": check_hooks,
     "Work after the response": check_work,
@@ -330,6 +371,9 @@ def test_the_python_blocks_under_a_heading_run_and_do_what_is_said(
     monkeypatch.setattr("signal.signal", lambda *_: None)
     found: Namespace = vars(module := ModuleType("readme"))
     monkeypatch.setitem(sys.modules, "readme", module)  # where Litestar looks names up
+    module = ModuleType("readme")
+    monkeypatch.setitem(sys.modules, "readme", module)  # Pyramid looks for the module of who calls it
+    found: Namespace = vars(module)
     for block in of("python", heading):
         # The line numbers of a traceback are the README's.
         exec(compile("\n" * (block.line - 1) + block.code, ROOT / "README.md", "exec"), found)

@@ -57,7 +57,7 @@ class Target:
 
 
 def named(options: argparse.Namespace) -> Target:
-    """Return what the arguments name.
+    """Return what the arguments name; a framework's command may have the `Relay` itself.
 
     Raises:
         Wrong: They name nothing that would do.
@@ -65,6 +65,8 @@ def named(options: argparse.Namespace) -> Target:
     """
     from postresponse.messaging import Outbox, Relay
 
+    if isinstance(options.target, Relay):
+        return Target.of(options.target)
     if "://" in options.target:
         from sqlalchemy import MetaData
 
