@@ -23,8 +23,9 @@ from cryptography.x509.oid import NameOID
 
 from postresponse import wsgi
 from postresponse.cli import main
-from postresponse.cli.tracing.servers import SERVERS
+from postresponse.cli.tracing.servers import SERVERS, chosen
 from postresponse.core.observer import EVERYWHERE
+from postresponse.exceptions import ConfigurationError
 from postresponse.observing import Observer, Trace
 from tests.fakes import run_wsgi
 from tests.services.ports import free_port
@@ -222,6 +223,21 @@ def test_what_cannot_be_loaded_ends_with_2_and_says_what_was_tried(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert said in captured.err
+
+
+def test_with_an_application_the_url_is_a_path_of_it(capsys: Captured) -> None:
+    assert main(["trace", "GET", "http://127.0.0.1:8000/orders", "--app", "traced_shop:app"]) == 2
+    assert "the URL is a path of the application, as /orders" in capsys.readouterr().err
+
+
+def test_without_a_server_for_it_those_that_would_do_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("uvicorn", "hypercorn", "daphne"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigurationError, match="install one of uvicorn, hypercorn, daphne"):
+        chosen("", asgi=True)
+    with pytest.raises(ConfigurationError, match="none of those that are installed does"):
+        chosen("waitress", asgi=True)
+    assert chosen("", asgi=False).name == "waitress"
 
 
 def test_a_server_that_is_not_installed_is_named(
@@ -449,6 +465,12 @@ def test_the_readme_names_the_servers_that_it_starts() -> None:
 def test_nobody_who_listens_ends_with_3_and_says_what_to_do(capsys: Captured) -> None:
     assert main(["trace", "GET", f"http://127.0.0.1:{free_port()}/"]) == 3
     assert "connection refused; start the server, or give --app" in capsys.readouterr().err
+
+
+def test_a_server_that_does_not_take_the_request_is_told(capsys: Captured) -> None:
+    with answering(b"", resets) as url:  # when it has the head, and before it has read the body
+        assert main(["trace", "POST", url, "--data", "x" * 20_000_000]) == 3
+    assert "the request could not be sent: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("url", ["/orders", "ftp://host/", "http://", "http://host:99999/", "http://[::1/"])

@@ -192,7 +192,10 @@ class _Code:
             return _names_of(self._function).get(node.id, _UNKNOWN)
         if isinstance(node, ast.Attribute):
             owner = self._value(node.value)
-            return _UNKNOWN if owner is _UNKNOWN else inspect.getattr_static(owner, node.attr, _UNKNOWN)
+            found = _UNKNOWN if owner is _UNKNOWN else inspect.getattr_static(owner, node.attr, _UNKNOWN)
+            if isinstance(found, staticmethod | classmethod):
+                return found.__func__
+            return _UNKNOWN if inspect.isdatadescriptor(found) else found  # what a property returns, only a call tells
         return _UNKNOWN
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Annotated, Any, Self
 
+from django.db import transaction
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
@@ -20,6 +21,16 @@ class Settings:
 
     engine = ENGINE
     sessions = Maker
+
+    @property
+    def session(self) -> Session:
+        return Maker()
+
+    @staticmethod
+    @contextmanager
+    def transaction() -> Iterator[Session]:
+        with Maker.begin() as session:
+            yield session
 
 
 settings = Settings()
@@ -147,7 +158,56 @@ def with_an_option(expire: bool) -> Iterator[Session]:
         session.commit()
 
 
+def around_a_call() -> Iterator[None]:
+    with Maker().begin():
+        yield
+
+
+def of_an_annotation(session: "Session", *, other: Session | None = None) -> Iterator[Session]:
+    yield session
+    session.commit()
+
+
+async def of_what_was_awaited() -> AsyncIterator[Any]:
+    connection = await connect()
+    yield connection
+    await connection.commit()
+
+
+async def connect() -> Any: ...
+
+
+def in_django() -> Iterator[None]:
+    with transaction.atomic():
+        yield
+
+
+def made_for(maker: "sessionmaker[Session]") -> Any:
+    def made() -> Iterator[Session]:
+        with maker.begin() as session:
+            yield session
+
+    return made
+
+
+def of_a_property() -> Iterator[Session]:
+    yield settings.session
+    settings.session.commit()
+
+
+def in_a_static_method() -> Iterator[Session]:
+    with settings.transaction() as session:
+        yield session
+
+
 LATE: list[Any] = [
+    of_a_property,
+    in_a_static_method,
+    around_a_call,
+    of_an_annotation,
+    of_what_was_awaited,
+    in_django,
+    made_for(Maker),
     plain,
     in_a_finally,
     in_an_else,
@@ -276,7 +336,20 @@ async def no_generator() -> AsyncSession:
     return AsyncMaker()
 
 
+def with_a_name_that_comes_later() -> Any:
+    later: Any
+
+    def made() -> Iterator[Any]:
+        with later() as something:
+            yield something
+
+    if TIMER is None:
+        later = TIMER.begin
+    return made
+
+
 SOUND: list[Any] = [
+    with_a_name_that_comes_later(),
     only_closes,
     rolls_back,
     commits_before,
