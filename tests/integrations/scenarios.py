@@ -48,8 +48,9 @@ class Site:
         template: How the log is to call the route of an order.
         refused: Status and body by which its own error handler answers a commit that was refused; None where the
             package's default answers.
-        left: How its exchange ends in buffered mode when the client leaves before the body is whole: "committed", or
-            "rolled_back" where the framework gives the request up then.
+        left: What becomes of the unit of work in buffered mode when the client leaves before the body is whole:
+            "committed", or "rolled_back" where the framework gives the request up then.
+        modes: Those that it is asked in.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Site:
     template: str = "/orders/{item}"
     refused: tuple[int, bytes] | None = None
     left: str = "committed"
+    modes: tuple[str, ...] = MODES
 
 
 @dataclass
@@ -117,8 +119,8 @@ class Visit:
 
 
 def visits(sites: Iterable[Site]) -> list[Visit]:
-    """Every site in every mode."""
-    return [Visit(site, mode) for site in sites for mode in MODES]
+    """Every site in every mode of its."""
+    return [Visit(site, mode) for site in sites for mode in site.modes]
 
 
 @contextmanager
@@ -135,7 +137,7 @@ def visiting(visit: Visit, folder: Path) -> Iterator[Visit]:
 def a_commit_tells_the_client(visit: Visit) -> None:
     """Who holds the last byte of a 2xx finds the order; one that is refused is answered by an error."""
     with Client(visit.server.port, timeout=10) as client:
-        for _ in range(5):
+        for _ in range(2):
             tea, gold = visit.item(), visit.item("gold")
             stored = client.request("POST", f"/orders/{tea}")
             assert (stored.status, stored.body) == (201, b"stored"), visit.server.log()
@@ -201,7 +203,9 @@ def a_client_leaves(visit: Visit) -> None:
     connection.reset()
     visit.note(f"go.{tea}")
     unit = visit.site.left if visit.mode == "buffered" else "committed"
-    assert visit.outcome(tea) == ("aborted", unit), visit.server.log()
+    ending, found = visit.outcome(tea)
+    assert found == unit, visit.server.log()
+    assert ending == "aborted" or visit.mode == "buffered"  # a server may take all of it, for nobody
     assert visit.stored(tea) is (unit == "committed")
     with Client(visit.server.port, timeout=10) as client:
         assert client.request("POST", f"/orders/{visit.item()}").status == 201, visit.server.log()
