@@ -73,8 +73,6 @@ class PostResponseMiddleware:
     ) -> None:
         check_application(app, 3, twin="postresponse.wsgi.PostResponseMiddleware")
         self.app = app
-        # What type of scope has an exchange: none, until the first call of any type has looked at the stack.
-        self._handles = ""
         self._settings = Settings.of(
             is_async=True,
             clock=monotonic_ns,
@@ -89,6 +87,8 @@ class PostResponseMiddleware:
             supervisor=supervisor_given(supervisor),
             observers=observers,
         )
+        # What type of scope has an exchange: none, until the first call of any type has looked at the stack.
+        self._handles = ""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one connection (ASGI 3.0)."""
