@@ -370,10 +370,7 @@ def test_the_python_blocks_under_a_heading_run_and_do_what_is_said(
     monkeypatch.setattr("logging.config.dictConfig", lambda *_: None)  # as Litestar does
     monkeypatch.setattr("signal.signal", lambda *_: None)
     found: Namespace = vars(module := ModuleType("readme"))
-    monkeypatch.setitem(sys.modules, "readme", module)  # where Litestar looks names up
-    module = ModuleType("readme")
-    monkeypatch.setitem(sys.modules, "readme", module)  # Pyramid looks for the module of who calls it
-    found: Namespace = vars(module)
+    monkeypatch.setitem(sys.modules, "readme", module)  # where Litestar looks names up, and Pyramid who calls it
     for block in of("python", heading):
         # The line numbers of a traceback are the README's.
         exec(compile("\n" * (block.line - 1) + block.code, ROOT / "README.md", "exec"), found)

@@ -79,8 +79,6 @@ class PostResponseMiddleware:
     ) -> None:
         check_application(app, 3, twin="postresponse.wsgi.PostResponseMiddleware")
         self.app = app
-        # What type of scope has an exchange: none, until the first call of any type has looked at the stack.
-        self._handles = ""
         self._inspector: Any = None
         if inspector is not None and inspector is not False:
             from postresponse.inspector.asgi_pages import ASGIPages
@@ -105,6 +103,8 @@ class PostResponseMiddleware:
             observers=observers,
         )
         self._looks = looks_left()
+        # What type of scope has an exchange: none, until the first call of any type has looked at the stack.
+        self._handles = ""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one connection (ASGI 3.0)."""

@@ -21,6 +21,7 @@ from litestar.testing import TestClient
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
+from starlette.middleware.base import BaseHTTPMiddleware
 
 from postresponse import CommitPolicy, Retry, after_response, current_exchange
 from postresponse.asgi import PostResponseMiddleware
@@ -40,6 +41,11 @@ Handler = Callable[[Any, Any], Response[Any]]
 def litestar(*handlers: Any, plugin: PostResponsePlugin, plugins: Any = (), **options: Any) -> Litestar:
     """An application that leaves the loggers of this process alone."""
     return Litestar([*handlers], plugins=[plugin, *plugins], logging_config=None, **options)
+
+
+def installed(**options: Any) -> PostResponsePlugin:
+    """The plugin with a supervisor of its own: its shutdown would close the one of this process."""
+    return PostResponsePlugin(**{"supervisor": TaskSupervisor(), **options})
 
 
 def answered(status: int, text: str) -> Handler:
@@ -68,7 +74,7 @@ async def nothing() -> str:
 
 
 def test_what_a_handler_stored_is_committed_and_what_it_raised_behind_is_not(shop: Shop) -> None:
-    app = litestar(place, plugin=PostResponsePlugin(unit_of_work=shop.adb, **shop.told))
+    app = litestar(place, plugin=installed(unit_of_work=shop.adb, **shop.told))
     with TestClient(app) as client:
         stored = client.post("/orders/tea")
         assert (stored.status_code, stored.text, shop.items) == (201, "POST /orders/{item}", ["tea"])
@@ -83,7 +89,7 @@ def test_a_sync_handler_has_a_sync_session_on_its_thread(shop: Shop) -> None:
         assert threading.current_thread() is not threading.main_thread()
         session.add(Order(item=item))
 
-    app = litestar(order, plugin=PostResponsePlugin(unit_of_work=shop.db, session_key="session"))
+    app = litestar(order, plugin=installed(unit_of_work=shop.db, session_key="session"))
     assert TestClient(app).post("/orders/tea").status_code == 201
     assert shop.items == ["tea"]
 
@@ -99,7 +105,7 @@ def test_beside_advanced_alchemy_its_session_is_the_unit_of_work(shop: Shop, fir
         assert theirs is db.session
         theirs.add(Order(item=item))
 
-    plugins = [PostResponsePlugin(unit_of_work=Chained(shop=db, other=shop.adb)), kind(alchemy)]
+    plugins = [installed(unit_of_work=Chained(shop=db, other=shop.adb)), kind(alchemy)]
     app = Litestar([order], plugins=plugins if first else plugins[::-1], logging_config=None)
     with TestClient(app) as client:
         assert client.post("/orders/tea").status_code == 201
@@ -118,9 +124,7 @@ def test_a_session_that_advanced_alchemy_gives_past_the_plugin_is_closed_as_ever
         await given[0].connection()
         return len(given)
 
-    with TestClient(
-        litestar(read, plugin=PostResponsePlugin(unit_of_work=db), plugins=[SQLAlchemyPlugin(alchemy)])
-    ) as c:
+    with TestClient(litestar(read, plugin=installed(unit_of_work=db), plugins=[SQLAlchemyPlugin(alchemy)])) as c:
         assert c.get("/").text == "1"
         assert not given[0].in_transaction()
 
@@ -130,13 +134,13 @@ def test_an_advanced_alchemy_that_commits_by_itself_is_refused_as_the_applicatio
     shop: Shop, mode: Any
 ) -> None:
     alchemy = SQLAlchemyAsyncConfig(engine_instance=shop.async_engine, before_send_handler=mode)
-    plugin = PostResponsePlugin(unit_of_work=shop.adb)
+    plugin = installed(unit_of_work=shop.adb)
     for plugins in ([plugin, SQLAlchemyPlugin(alchemy)], [SQLAlchemyPlugin(alchemy), plugin]):
         with pytest.raises(ConfigurationError, match="leave out before_send_handler='autocommit'"):
             Litestar(plugins=plugins, logging_config=None)
     with pytest.raises(ConfigurationError, match="commits by itself"):
         litestar(plugin=plugin, before_send=[autocommit_hook])
-    litestar(plugin=PostResponsePlugin(), plugins=[SQLAlchemyPlugin(alchemy)])  # which only looks on
+    litestar(plugin=installed(), plugins=[SQLAlchemyPlugin(alchemy)])  # which only looks on
 
 
 def test_a_websocket_passes_and_has_no_session(shop: Shop) -> None:
@@ -154,7 +158,7 @@ def test_a_websocket_passes_and_has_no_session(shop: Shop) -> None:
     async def tell(error: Exception, scope: Any) -> None:
         told.append(error)
 
-    plugin = PostResponsePlugin(unit_of_work=shop.adb)
+    plugin = installed(unit_of_work=shop.adb)
     with TestClient(litestar(prices, orders, plugin=plugin, after_exception=[tell])) as client:
         with client.websocket_connect("/prices") as session:
             assert session.receive_text() == "tea"
@@ -183,13 +187,32 @@ def test_it_is_the_first_middleware_of_each_route_and_hooks_of_before_send_see_w
     async def hook(message: Any, scope: Any) -> None:
         marks.append((message["type"], scope.get("marked"), [*units.log]))
 
-    app = litestar(nothing, plugin=PostResponsePlugin(unit_of_work=units), middleware=[Marking], before_send=[hook])
+    app = litestar(nothing, plugin=installed(unit_of_work=units), middleware=[Marking], before_send=[hook])
     with TestClient(app) as client:
         assert client.post("/").status_code == 201
         assert client.post("/nowhere").status_code == 404
     assert marks[0] == ("http.response.start", "POSTRESPONSE", ["begin", "commit", "close"])
     assert [layer.name for layer in layers_of(app)][3:5] == ["PostResponseRouteMiddleware", "Marking"]
     assert units.log == ["begin", "commit", "close"]  # no route, no unit of work
+
+
+class Timing(BaseHTTPMiddleware):
+    async def dispatch(self, request: Any, call_next: Any) -> Any:
+        return await call_next(request)
+
+
+def test_an_unsafe_place_in_its_stack_is_told_once_at_the_start(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postresponse.core.log._told", set())
+    caplog.set_level("WARNING", "postresponse")
+    plugin = installed(unit_of_work=FakeUnits(is_async=True), commit="buffered")
+    inside: Any = Timing
+    with TestClient(litestar(nothing, plugin=plugin, middleware=[inside])) as client:
+        (told,) = (record.getMessage() for record in caplog.records)
+        assert "tests.integrations.test_litestar.Timing ends a body that breaks off as if it were whole" in told
+        assert client.post("/").status_code == 201
+    assert len(caplog.records) == 1
 
 
 def test_observers_are_told_the_path_of_the_route() -> None:
@@ -204,7 +227,7 @@ def test_observers_are_told_the_path_of_the_route() -> None:
         return number
 
     listening = Listening()
-    TestClient(litestar(order, plugin=PostResponsePlugin(observers=[listening]))).get("/orders/7")
+    TestClient(litestar(order, plugin=installed(observers=[listening]))).get("/orders/7")
     assert listening.routes == ("/orders/{number}",)
 
 
@@ -233,7 +256,7 @@ def test_work_is_drained_before_what_it_needs_is_closed() -> None:
             app_config.lifespan.append(database)
             return app_config
 
-    plugin = PostResponsePlugin(supervisor=TaskSupervisor())
+    plugin = installed(supervisor=TaskSupervisor())
     with TestClient(litestar(leave_work, plugin=plugin, plugins=[Last([])])) as client:
         client.post("/work")
         assert begun.wait(10)
@@ -257,7 +280,7 @@ def test_an_attempt_finds_nothing_of_the_one_before_it() -> None:
                 raise ClientException("too late", status_code=422)
             return "stored"
 
-    plugin = PostResponsePlugin(unit_of_work=units, commit=CommitPolicy(retry=Retry(backoff=0)))
+    plugin = installed(unit_of_work=units, commit=CommitPolicy(retry=Retry(backoff=0)))
     answer = TestClient(litestar(Once, plugin=plugin)).post("/", json={"item": "tea"})
     assert (answer.status_code, answer.json()["detail"]) == (422, "too late")
     assert [unit.log for unit in units.made] == [
@@ -286,7 +309,7 @@ def test_the_handler_nearest_to_the_route_answers_and_hooks_and_cors_have_the_re
     app = litestar(
         place,
         Orders,
-        plugin=PostResponsePlugin(unit_of_work=shop.adb, **shop.told),
+        plugin=installed(unit_of_work=shop.adb, **shop.told),
         exception_handlers={IntegrityError: answered(409, "far"), 500: answered(500, "page")},
         cors_config=CORSConfig(allow_origins=["http://page"]),
         after_exception=[tell],
@@ -328,7 +351,7 @@ class Own(UnitOfWorkError):
     ],
 )
 def test_who_answers_for_what(error: BaseException, handlers: Any, expected: Any) -> None:
-    app = litestar(nothing, plugin=PostResponsePlugin(unit_of_work=failing(error)), exception_handlers=handlers)
+    app = litestar(nothing, plugin=installed(unit_of_work=failing(error)), exception_handlers=handlers)
     answer = TestClient(app).post("/")
     status, text = expected
     assert answer.status_code == status
@@ -369,7 +392,7 @@ def test_an_option_that_there_is_not_is_said_at_once(options: Any, said: str) ->
 
 def test_two_of_them_and_a_dependency_without_a_session_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="PostResponsePlugin more than once"):
-        litestar(plugin=PostResponsePlugin(), plugins=[PostResponsePlugin()])
+        litestar(plugin=installed(), plugins=[PostResponsePlugin()])
     with pytest.raises(ConfigurationError, match="expected a unit of work that has a session"):
         session_of(object())
 

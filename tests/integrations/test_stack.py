@@ -28,6 +28,7 @@ from postresponse import Outcome
 from postresponse.asgi import PostResponseMiddleware
 from postresponse.stack import Finding, findings_of, layers_of
 from postresponse.tenancy.asgi import TenantLimitMiddleware
+from postresponse.work import TaskSupervisor
 from postresponse.wsgi import PostResponseMiddleware as WSGIMiddleware
 from tests.fakes import FakeUnits, StrictASGIServer
 
@@ -62,7 +63,7 @@ def found(app: Any, code: str) -> Finding:
 def starlette() -> Starlette:
     stack = [
         Middleware(BaseHTTPMiddleware, dispatch=timing),
-        Middleware(PostResponseMiddleware),
+        Middleware(PostResponseMiddleware, supervisor=TaskSupervisor()),
         Middleware(CORSMiddleware),
     ]
     return Starlette(middleware=stack)
@@ -321,7 +322,8 @@ def test_around_what_is_mounted_the_stack_of_the_whole_is_told(said: Callable[[]
 
 
 def test_two_of_them_say_so_once_and_a_mounted_one_in_another_nothing(said: Callable[[], list[str]]) -> None:
-    twice = Starlette(middleware=[Middleware(PostResponseMiddleware), Middleware(PostResponseMiddleware)])
+    own = Middleware(PostResponseMiddleware, supervisor=TaskSupervisor())
+    twice = Starlette(middleware=[own, own])
     with TestClient(twice) as client:
         client.get("/")
     assert said() == [str(found(twice, "installed_twice"))]
