@@ -324,7 +324,6 @@ def check_posting(found: Namespace) -> None:
 CHECKS: dict[str, Callable[[Namespace], None]] = {
     "postresponse": check_first_lines,
     "Observe first": check_observing,
-    "One example for each need": check_observing,
     "Flask": check_flask_extension,
     "Flask-SQLAlchemy and Flask-SQLAlchemy-Lite": check_flask_sqlalchemy,
     "Quart": check_quart,
