@@ -49,10 +49,12 @@ engine = create_engine("sqlite:///shop.sqlite3")
 event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys=ON"))
 db = SQLAlchemyUnitOfWork(sessionmaker(engine))
 
-def store(customer):
+with engine.begin() as connection:
     reference = "REFERENCES customer (id) DEFERRABLE INITIALLY DEFERRED"
-    db.session.execute(text("CREATE TABLE IF NOT EXISTS customer (id INTEGER PRIMARY KEY)"))
-    db.session.execute(text(f"CREATE TABLE IF NOT EXISTS orders (customer INTEGER {reference})"))
+    connection.execute(text("CREATE TABLE IF NOT EXISTS customer (id INTEGER PRIMARY KEY)"))
+    connection.execute(text(f"CREATE TABLE IF NOT EXISTS orders (customer INTEGER {reference})"))
+
+def store(customer):
     db.session.execute(text("INSERT INTO orders VALUES (:customer)"), {"customer": customer})
 
 def receipt():

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     except ConfigurationError as error:
         print(f"postresponse config: {error}", file=sys.stderr)
         return 2
-    told = [(type(each).__module__.split(".")[1], list(options_of(each._settings))) for each in middlewares]
+    told = [(type(each).__module__.split(".")[1], list(options_of(each))) for each in middlewares]
     if options.json:
         found = [{"protocol": name, "options": [each._asdict() for each in described]} for name, described in told]
         print(json.dumps(found, indent=2))

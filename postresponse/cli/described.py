@@ -31,8 +31,9 @@ class Option(NamedTuple):
     is_default: bool
 
 
-def options_of(settings: Settings) -> Iterator[Option]:
-    """Give the options that *settings* hold, in the order of the signature; of a database no password."""
+def options_of(middleware: Any) -> Iterator[Option]:
+    """Give the options of *middleware*, in the order of the signature; of a database no password."""
+    settings: Settings = middleware._settings
     unit = settings.unit_of_work
     yield Option("unit_of_work", "none, it observes only" if unit is None else _unit(unit), unit is None)
     if unit is not None:
@@ -45,6 +46,8 @@ def options_of(settings: Settings) -> Iterator[Option]:
     yield from _supervisor(settings.supervisor)
     names = ", ".join(_named(type(each)) for each in settings.observers)
     yield Option("observers", names or "none", not settings.observers)
+    pages = middleware._inspector
+    yield Option("inspector", "off" if pages is None else f"at {pages.path}/", pages is None)
 
 
 def _commit(settings: Settings) -> Iterator[Option]:

@@ -59,13 +59,17 @@ def commits_of(trace: Trace) -> Iterator[Commit]:
         if each.wrote:
             ended = each.began if each.ended is None else each.ended
             state = UnitState.COMMITTED if each.exception is None else UnitState.FAILED
-            position = _position(moments, each.began) if each.late else "before_head"
+            position = "before_head" if not each.late else _late_position(moments, each.began)
             yield Commit(False, position, state.value, each.began, ended, each.exception, each.where)
 
 
 def _position(moments: Moments, at: int) -> str:
     if moments.head_sent is None or at < moments.head_sent:
         return "before_head"
+    return _late_position(moments, at)
+
+
+def _late_position(moments: Moments, at: int) -> str:
     return "after_head" if moments.body_sent is None or at < moments.body_sent else "after_send"
 
 
