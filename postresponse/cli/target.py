@@ -57,7 +57,7 @@ class Target:
 
 
 def named(options: argparse.Namespace) -> Target:
-    """Return what the arguments name; a framework's command may have the `Relay` itself.
+    """Return what the arguments name; the target of a framework's command may be the Relay itself.
 
     Raises:
         Wrong: They name nothing that would do.
@@ -65,19 +65,18 @@ def named(options: argparse.Namespace) -> Target:
     """
     from postresponse.messaging import Outbox, Relay
 
-    if isinstance(options.target, Relay):
-        return Target.of(options.target)
-    if "://" in options.target:
+    given = options.target
+    if isinstance(given, str) and "://" in given:
         from sqlalchemy import MetaData
 
         from postresponse.messaging.database import Database
         from postresponse.messaging.tables import Tables
 
-        return Target(Tables(MetaData(), options.table, options.schema), Database(options.target))
-    if ":" not in options.target:
-        raise Wrong(f"expected module:name of a Relay, or the URL of a database, found {options.target!r}")
-    found = imported(options.target, here=True)
+        return Target(Tables(MetaData(), options.table, options.schema), Database(given))
+    if isinstance(given, str) and ":" not in given:
+        raise Wrong(f"expected module:name of a Relay, or the URL of a database, found {given!r}")
+    found = imported(given, here=True) if isinstance(given, str) else given
     if not isinstance(found, Relay):
         wanted = "its Relay is wanted" if isinstance(found, Outbox) else "a Relay is wanted"
-        raise Wrong(f"{options.target} is {found!r}; {wanted}")
+        raise Wrong(f"{given} is {found!r}; {wanted}")
     return Target.of(found)

@@ -210,7 +210,7 @@ class OutboxBackend(_Backend):
         self.validate_task(task)
         message_id = uuid4()
         result = self._result(task, str(message_id), args, kwargs)
-        payload = {"args": result.args, "kwargs": result.kwargs, "backend": self.alias}
+        payload = {"args": result.args, "kwargs": result.kwargs}
         due = task.run_after
         if due is not None and timezone.is_naive(due):
             due = timezone.make_aware(due)
@@ -231,7 +231,7 @@ class OutboxBackend(_Backend):
         found, payload = import_string(delivery.name), delivery.payload
         if not isinstance(found, Task):
             raise MessageRefused(f"name: {delivery.name} is no task, but {found!r}")
-        task = found.using(queue_name=delivery.destination.removeprefix("tasks."), backend=payload["backend"])
+        task = found.using(queue_name=delivery.destination.removeprefix("tasks."), backend=self.alias)
         result = self._result(task, str(delivery.id), payload["args"], payload["kwargs"], delivery.attempts)
         self._run(result, is_last=delivery.attempts + 1 >= self._attempts)
 

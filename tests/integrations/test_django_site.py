@@ -64,20 +64,22 @@ def test_an_order_is_there_when_its_response_is(shop: Shop, sent: str, view: str
         assert shop.orders() == before + number, shop.server.log()
         assert (answer.status, answer.head.get("set-cookie")) == (201, "basket=empty; Path=/")
         assert shop.outcome() == [sent, "committed", 201]
-    assert noted(shop.folder, "routes")[-1] == f"POST {view}/orders/<slug:customer>"
+    template = f"POST {view}/orders/<slug:customer>"
+    eventually(lambda: noted(shop.folder, "routes")[-1:] == [template], "the route is told")
 
 
 @VIEW
 @EARLY
 def test_a_failed_commit_is_answered_by_the_page_of_the_site(shop: Shop, sent: str, view: str, at: str) -> None:
     before = shop.orders()
-    answer = shop.client.request("POST", f"{view}/orders/ann?fail&at={at}&work=receipt")
+    answer = shop.client.request("POST", f"{view}/orders/ann?fail&at={at}&work=forbidden")
     assert (answer.status, answer.body) == (500, f"Sorry, {view}/orders/ann".encode())
     assert [answer.head.get(name) for name in ("etag", "set-cookie")] == [None, None]
     assert shop.outcome() == [sent, "failed", 500]
     assert shop.client.request("POST", f"{view}/orders/ann?at={at}").status == 201
     assert shop.outcome() == [sent, "committed", 201]
-    assert (shop.orders(), shop.notes()) == (before + 1, [])
+    assert shop.orders() == before + 1
+    assert "forbidden began" not in shop.notes()
 
 
 @VIEW
@@ -136,7 +138,7 @@ def test_a_client_that_leaves_is_known_to_have_left(shop: Shop, running: tuple[S
     # Around Django's ASGI handler it is too late: that closes the response, and with it the connection, by itself.
     is_late = way == "outermost" and native(shop) == "/async" and at == "after_send"
     assert (ending, unit, status) == ("aborted", "failed" if is_late else "committed", 201), shop.server.log()
-    assert ("because the client left" in shop.server.log()) == is_late
+    assert not is_late or "because the client left" in shop.server.log()
 
 
 @VIEW

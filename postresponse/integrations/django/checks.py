@@ -16,8 +16,7 @@ from postresponse.asgi import PostResponseMiddleware as ASGIMiddleware
 from postresponse.exceptions import ConfigurationError
 from postresponse.importing import imported
 from postresponse.integrations.django.middleware import PostResponseMiddleware
-from postresponse.integrations.django.options import OWN, SETTING, given, options_for
-from postresponse.messaging import Relay
+from postresponse.integrations.django.options import SETTING, given, options_for
 from postresponse.unit_of_work.django import DjangoUnitOfWork
 from postresponse.wsgi import PostResponseMiddleware as WSGIMiddleware
 
@@ -42,21 +41,25 @@ def register() -> None:
 def check_settings(**_: Any) -> Iterable[CheckMessage]:
     """E001: POSTRESPONSE has an unknown option, or one with a value that it cannot have."""
     try:
-        _options()
-        relay = given().get(OWN[0])
-        if relay is not None and not isinstance(imported(relay) if isinstance(relay, str) else relay, Relay):
-            raise ConfigurationError(f"{SETTING}['RELAY']: expected a Relay or its module:name, found {relay!r}")
+        _check_options()
+        if given().get("RELAY") is not None:
+            _check_relay(given()["RELAY"])
     except ConfigurationError as error:
         hint = "The options are those of the middleware in capitals; the section Options of the README lists them."
         return [Error(str(error), hint=hint, id="postresponse.E001")]
     return []
 
 
-def _options() -> dict[str, Any]:
-    """Return the options as one of the middlewares takes them; what is async only that of ASGI does."""
-    options = options_for(ASGIMiddleware, None)
-    ASGIMiddleware(_asgi_application, **options)
-    return options
+def _check_options() -> None:
+    """Make a middleware of them; what is async only that of ASGI takes."""
+    ASGIMiddleware(_asgi_application, **options_for(ASGIMiddleware, None))
+
+
+def _check_relay(relay: Any) -> None:
+    from postresponse.messaging import Relay  # which loads what a project without an outbox does without
+
+    if not isinstance(imported(relay) if isinstance(relay, str) else relay, Relay):
+        raise ConfigurationError(f"{SETTING}['RELAY']: expected a Relay or its module:name, found {relay!r}")
 
 
 async def _asgi_application(scope: Any, receive: Any, send: Any) -> None:

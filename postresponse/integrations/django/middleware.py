@@ -35,7 +35,8 @@ class PostResponseMiddleware:
     - The outcome says at best `unconfirmed` of a body that is no stream: Django has taken it, and whether its client
       stayed is not seen; of a response without a body its `handed_over` means no more. Of a stream the end is seen.
     - `Retry` is refused: a request that a view has read cannot be given again.
-    - Hooks and callbacks are plain functions, under ASGI too; work after the response may be async.
+    - Hooks and callbacks are plain functions, under ASGI too, where `exchange.scope` is `request.META`; work after the
+      response may be async.
     - `handler500` answers in place of what could not be committed, and no `process_exception`.
     - A file is sent in parts, and not by the server's `wsgi.file_wrapper`; an async stream that is held `"buffered"` is
       held in memory; behind a middleware without an async form one commits at the head before its first part is made.
