@@ -20,7 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 from sqlalchemy.pool import Pool
 
 from postresponse import CommitPolicy, Retry, after_response, current_exchange, doom, scope
-from postresponse.exceptions import ConfigurationError
+from postresponse.exceptions import ConfigurationError, NoExchange
 from postresponse.integrations.flask import FlaskSQLAlchemyUnitOfWork, PostResponse, rendered_by
 from postresponse.unit_of_work.composite import Chained
 from postresponse.unit_of_work.sqlalchemy import SQLAlchemyUnitOfWork
@@ -475,6 +475,30 @@ def test_work_after_the_response_opens_a_scope(lite: Shop) -> None:
     assert lite.ask().code == 200
     assert done.wait(5)
     assert lite.items == ["tea", "booked"]
+
+
+def test_work_after_the_response_without_a_context_of_its_own_is_told_the_way_out(lite: Shop) -> None:
+    raised: list[Exception] = []
+    done = threading.Event()
+
+    def book() -> None:
+        try:
+            lite.db.session.add(Order(item="booked"))
+        except NoExchange as error:
+            raised.append(error)
+        done.set()
+
+    @lite.app.get("/")
+    def place() -> str:
+        lite.db.session.add(Order(item="tea"))
+        after_response(book)
+        return "stored"
+
+    lite.install()
+    assert lite.ask().code == 200
+    assert done.wait(5)
+    assert "with app.app_context(), scope(unit_of_work=...)" in str(raised[0])
+    assert lite.items == ["tea"]
 
 
 def test_one_object_serves_several_applications(kind: str, tmp_path: Path) -> None:

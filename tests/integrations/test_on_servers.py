@@ -9,7 +9,14 @@ from tests.integrations.scenarios import SCENARIOS, Site, Visit, visiting, visit
 SHOPS = "tests.integrations.sites"
 CONFLICT = (409, b'{"title": "refused"}')
 SITES = (
-    Site("flask", "gunicorn-gthread", f"{SHOPS}.flask_shop:app", template="/orders/<item>", refused=(409, b"refused")),
+    Site(
+        "flask",
+        "gunicorn-gthread",
+        f"{SHOPS}.flask_shop:app",
+        template="/orders/<item>",
+        refused=(409, b"refused"),
+        modes=("head",),  # the others are those of the site behind this one
+    ),
     Site(
         "flask-sqlalchemy",
         "gunicorn-gthread",
@@ -23,7 +30,7 @@ SITES = (
         f"{SHOPS}.flask_sqlalchemy_shop:lite_app",
         template="/orders/<item>",
         refused=(409, b"refused"),
-        modes=("head",),  # the others are those of the site before
+        modes=("head",),  # as the site before this one
     ),
     Site(
         "quart",

@@ -2,6 +2,8 @@
 
 from typing import Annotated, Any
 
+import falcon
+import falcon.asgi
 from fastapi import FastAPI
 from flask import Flask
 from sqlalchemy import create_engine
@@ -23,6 +25,8 @@ from postresponse.telemetry.prometheus import PrometheusObserver
 from postresponse.telemetry.prometheus_outbox import OutboxCollector
 from postresponse.telemetry.sentry import SentryScope
 from postresponse.telemetry.server_timing import ServerTiming
+from postresponse.integrations import flask as flask_integration
+from postresponse.integrations.falcon import wrapped
 from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork, WSGIApplication
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
 from postresponse.work import TaskSupervisor
@@ -100,6 +104,13 @@ async_unit: AsyncUnitOfWork = AsyncOwn()
 asgi.PostResponseMiddleware(starlette, unit_of_work=lambda exchange: AsyncOwn())
 asgi.PostResponseMiddleware(starlette, unit_of_work=lambda exchange: Own())
 wsgi.PostResponseMiddleware(flask, unit_of_work=lambda exchange: Own())
+
+
+# the extensions of frameworks
+extension = flask_integration.PostResponse(unit_of_work=db, commit="head", cleanup_timeout=2.0)
+extension.init_app(flask)
+over_wsgi: wsgi.PostResponseMiddleware = wrapped(falcon.App(), unit_of_work=db)
+over_asgi: asgi.PostResponseMiddleware = wrapped(falcon.asgi.App(), {"COMMIT": "buffered"}, unit_of_work=adb)
 
 
 # views keep their types

@@ -75,8 +75,8 @@ class PostResponse:
             )
         settings = app.config.get_namespace(PREFIX, lowercase=False)
         options = self._options(settings)
-        if options.get("unit_of_work") is not None:
-            options.setdefault("error_response", rendered_by(app))
+        if "unit_of_work" in options and "error_response" not in options:
+            options["error_response"] = rendered_by(app)
         # What the framework's debug mode turns on belongs here: app.debug.
         app.wsgi_app = PostResponseMiddleware(app.wsgi_app, **options)  # type: ignore[method-assign]
         app.extensions["postresponse"] = self

@@ -15,13 +15,23 @@ from contextvars import Context, copy_context
 from typing import Any, Final
 from weakref import ref
 
-from flask import Flask, appcontext_pushed, current_app, g, has_app_context, request, request_finished, request_started
+from flask import (
+    Flask,
+    appcontext_pushed,
+    appcontext_tearing_down,
+    current_app,
+    g,
+    has_app_context,
+    request,
+    request_finished,
+    request_started,
+)
 from sqlalchemy.orm import Session, scoped_session
 
 from postresponse.core.current import current
 from postresponse.core.exchange import KEY, Exchange
 from postresponse.core.lifecycle import State
-from postresponse.exceptions import ConfigurationError
+from postresponse.exceptions import ConfigurationError, NoExchange
 from postresponse.unit_of_work.sqlalchemy import SQLAlchemyUnitOfWork, _SyncUnit
 from postresponse.unit_of_work.sqlalchemy_transaction import listen
 
@@ -29,6 +39,8 @@ __all__ = ["FlaskSQLAlchemyUnitOfWork"]
 
 _G: Final = "_postresponse_units"
 """Under which name `g` has the units of work of its application context."""
+_TORN_DOWN: Final = "_postresponse_torn_down"
+"""Under which name `g` tells that nobody closes what is opened in its context any more."""
 
 
 class FlaskSQLAlchemyUnitOfWork(SQLAlchemyUnitOfWork):
@@ -37,11 +49,12 @@ class FlaskSQLAlchemyUnitOfWork(SQLAlchemyUnitOfWork):
     Views use `db.session` and need no `commit()`: it is committed or rolled back as the policy says, once, before the
     head leaves. A view that ends the transaction itself, by `db.session.commit()` or `rollback()`, is left alone.
 
+    Work after the response, scripts and tasks open their own: `with app.app_context(), scope(unit_of_work=...)`.
+
     `db.session.remove()` in a view discards what it did, as ever. Once the response is made, it leaves the session to
     this package: it is what teardown functions call, and those run before the commit. Several applications may share
     *db*. An own session in a nested application context, Lite's sessions with a name, and its async ones stay the
-    extension's: nobody commits them but you. With `scope(unit_of_work=...)` inside of `app.app_context()` scripts and
-    tasks have the same.
+    extension's: nobody commits them but you.
 
     Args:
         db: The extension's object, `flask_sqlalchemy.SQLAlchemy` or `flask_sqlalchemy_lite.SQLAlchemy`. Its `init_app`
@@ -63,6 +76,7 @@ class FlaskSQLAlchemyUnitOfWork(SQLAlchemyUnitOfWork):
             (appcontext_pushed, self._on_pushed),
             (request_started, self._on_started),
             (request_finished, self._on_finished),
+            (appcontext_tearing_down, self._on_tearing_down),
         ):
             signal.connect(receiver)  # as long as this object lives
 
@@ -75,6 +89,7 @@ class FlaskSQLAlchemyUnitOfWork(SQLAlchemyUnitOfWork):
 
     def _on_pushed(self, app: Flask, **signal: Any) -> None:
         """Take the first application context of a request: what opens Flask's session may want a database's."""
+        g.pop(_TORN_DOWN, None)  # a test's client pushes it anew, and will have it torn down again
         exchange = current.get()
         unit = None if exchange is None else exchange.units.get(self)
         if unit is not None and unit.app is None and not unit.is_over:
@@ -90,6 +105,9 @@ class FlaskSQLAlchemyUnitOfWork(SQLAlchemyUnitOfWork):
         if unit is not None:
             unit.answered = True
             unit.remember()
+
+    def _on_tearing_down(self, app: Flask, **signal: Any) -> None:
+        setattr(g, _TORN_DOWN, True)
 
     def _unit_of_request(self) -> "_RequestUnit | None":
         exchange: Exchange | None = request.environ.get(KEY)
@@ -178,11 +196,21 @@ class _RequestUnit(_SyncUnit):
         return around
 
 
+# Work after the response has the context variables of its request, and so that application context.
+_OVER: Final = (
+    "db.session: the request is over, and its application context torn down, so that nobody would close this session; "
+    "work after the response opens its own: with app.app_context(), scope(unit_of_work=...): ..."
+)
+
+
 def _unit_here(place: "_Place") -> _RequestUnit | None:
     """Find whose session is to be given out: the innermost unit of the application context; in a hook the request's."""
     if has_app_context():
         bound: list[_RequestUnit] = g.get(_G, {}).get(place, [])
-        return next((unit for unit in reversed(bound) if not unit.is_over), None)
+        unit = next((unit for unit in reversed(bound) if not unit.is_over), None)
+        if unit is None and bound and g.get(_TORN_DOWN):
+            raise NoExchange(_OVER)
+        return unit
     exchange = current.get()
     units = [] if exchange is None else exchange.units.values()
     ours = (each for each in units if isinstance(each, _RequestUnit) and each.place is place)
