@@ -22,7 +22,7 @@ from postresponse.observing import Observer, Trace, commits
 from postresponse.observing.late import tally
 from postresponse.work import TaskSupervisor, scope
 from tests.fakes import BODY, START, FakeUnits, StrictASGIServer, StrictWSGIServer
-from tests.services import postgres
+from tests.services import mariadb, postgres
 from tests.work.waiting import aidle
 
 TABLES = (
@@ -503,3 +503,29 @@ def test_on_postgresql_what_commits_writes_and_fails_is_told_by_each_driver(driv
     assert told.seen == [(False, True, False), (True, True, True), (True, False, False), (True, True, False)]
     assert all(commit.ended is not None for commit in told.traces[0].commits)
     assert [commit.where.partition(" ")[0] for commit in told.traces[0].commits] == ["app"] * 4
+
+
+@pytest.mark.service("mariadb")
+def test_a_two_phase_commit_is_one_and_a_statement_that_commits_by_itself_is_another() -> None:
+    def app(start_response: Any, server: StrictWSGIServer) -> Any:
+        def body() -> Iterator[bytes]:
+            yield b"first"
+            with Session(engine, twophase=True) as session:
+                session.execute(text("INSERT INTO orders VALUES (1)"))
+                session.commit()
+            with Session(engine) as session:
+                session.execute(text("INSERT INTO orders VALUES (2)"))
+                session.execute(text("CREATE TABLE customers (name TEXT)"))
+                session.rollback()
+                assert session.execute(READ).scalar_one() == 2
+
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE orders (customer INTEGER)"))
+        start_response(*HEAD)
+        return body()
+
+    with mariadb.database() as url:
+        engine = create_engine(url, poolclass=NullPool)
+        told = serve(app)
+    assert told.seen == [(False, True, False), (False, False, False)] + [(True, True, False)] * 2
+    assert all(commit.ended is not None for commit in told.traces[0].commits)
