@@ -8,7 +8,6 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Final
 
 from postresponse.core.log import logger
@@ -113,6 +112,8 @@ class Tally(Observer):
 
     def late_commits(self) -> Sequence[LateCommits]:
         """Return what was counted of each route that committed late, the one that did most often first."""
+        from statistics import median  # with all the kinds of numbers that there are: no request needs them
+
         with self._lock:
             found = [
                 LateCommits(name, route.requests, route.late, route.failed, median(route.samples), route.where)

@@ -7,7 +7,6 @@ while a coroutine runs, whoever awaits it stands behind it.
 import functools
 import os
 import sys
-import sysconfig
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Final
@@ -19,9 +18,7 @@ THEIRS: Final = "the application's"
 CARRIES: Final = "carries calls, and makes none of its own"
 
 _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_STANDARD: Final = tuple(
-    {sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib") if sysconfig.get_path(name)}
-)
+_STANDARD: Final = os.path.dirname(os.__file__) + os.sep
 _INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _CARRIERS: Final = frozenset({"sqlalchemy", "django", "greenlet", "gevent", "anyio", "asgiref", "trio"})
 

@@ -9,6 +9,7 @@ itself where the driver's connection says that it is in no transaction behind it
 database commits that by itself.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -22,6 +23,10 @@ __all__ = ["listen"]
 
 _KEY: Final = "postresponse.observing"
 """Under which a connection's `info` has what its transaction did: True once it wrote, and then the commit sent."""
+
+
+# What a two-phase commit sends besides COMMIT: behind it the connection is in no transaction, and nothing is committed.
+_PUTS_ASIDE: Final = re.compile(r"\s*(PREPARE TRANSACTION|ROLLBACK|XA (BEGIN|START|END|PREPARE|ROLLBACK))\b")
 
 
 def listen() -> None:
@@ -39,9 +44,12 @@ def _on_begin(connection: Connection) -> None:
 
 
 def _on_statement(connection: Connection, cursor: object, statement: str, *others: object) -> None:
-    if only_reads(statement):
+    if only_reads(statement) or _PUTS_ASIDE.match(statement):
         return
     info = connection.info
+    if isinstance(info.get(_KEY), Sent):  # the statement that commits what was prepared
+        info.pop(_KEY).answered()
+        return
     if not is_kept(connection.connection.driver_connection):
         info[_KEY] = True
         return

@@ -11,10 +11,11 @@ from postresponse.core.policy import is_transient
 
 __all__ = ["detached", "gave_up", "is_kept", "only_reads", "sqlstate_of", "worse_of", "worst_of"]
 
-# What follows EXPLAIN may run, and one part of WITH may write.
+# What follows EXPLAIN may run, one part of WITH may write, and so may all that stands between BEGIN and END.
 _READS: Final = re.compile(
-    r"[\s(]*(select|show|values|table|pragma|set|begin|savepoint|release|rollback\s+to|"
-    r"((with|explain)\b(?!.*\b(insert|update|delete|merge)\b)))\b",
+    r"[\s(]*(select|show|values|table|pragma|set|savepoint|release|rollback\s+to|"
+    r"((with|explain)\b(?!.*\b(insert|update|delete|merge)\b)))\b"
+    r"|\s*begin(\s+(work|transaction|deferred|immediate|exclusive))*[\s;]*$",
     re.IGNORECASE | re.DOTALL,
 )
 

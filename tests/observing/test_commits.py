@@ -4,6 +4,7 @@ import asyncio
 import gc
 import itertools
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ from postresponse.observing import Observer, Trace, commits
 from postresponse.observing.late import tally
 from postresponse.work import TaskSupervisor, scope
 from tests.fakes import BODY, START, FakeUnits, StrictASGIServer, StrictWSGIServer
-from tests.services import postgres
+from tests.services import mariadb, postgres
 from tests.work.waiting import aidle
 
 TABLES = (
@@ -456,19 +457,21 @@ def test_a_listener_that_fails_harms_no_commit_and_is_logged_once(
 
 
 def test_nothing_is_kept_of_a_request_that_is_over(engine: Engine) -> None:
+    kept: list[weakref.ref[Any]] = []
+
     def app(environ: Any, start_response: Any) -> Any:
+        kept.append(weakref.ref(current_exchange()))
         store(engine)
         start_response(*HEAD)
-        return [b"all"]
+        yield b"all"
+        store(engine)
 
-    wrapped = wsgi.PostResponseMiddleware(app)
-    StrictWSGIServer().run(wrapped)
     gc.collect()
-    gc.disable()
+    gc.disable()  # it goes by itself, and is not left to the collector
     try:
         for _ in range(3):
-            StrictWSGIServer().run(wrapped)
-        assert not [each for each in gc.get_objects() if type(each).__name__ == "WSGIExchange"]
+            StrictWSGIServer().run(wsgi.PostResponseMiddleware(app))
+        assert [each() for each in kept] == [None] * 3
     finally:
         gc.enable()
 
@@ -503,3 +506,29 @@ def test_on_postgresql_what_commits_writes_and_fails_is_told_by_each_driver(driv
     assert told.seen == [(False, True, False), (True, True, True), (True, False, False), (True, True, False)]
     assert all(commit.ended is not None for commit in told.traces[0].commits)
     assert [commit.where.partition(" ")[0] for commit in told.traces[0].commits] == ["app"] * 4
+
+
+@pytest.mark.service("mariadb")
+def test_a_two_phase_commit_is_one_and_a_statement_that_commits_by_itself_is_another() -> None:
+    def app(start_response: Any, server: StrictWSGIServer) -> Any:
+        def body() -> Iterator[bytes]:
+            yield b"first"
+            with Session(engine, twophase=True) as session:
+                session.execute(text("INSERT INTO orders VALUES (1)"))
+                session.commit()
+            with Session(engine) as session:
+                session.execute(text("INSERT INTO orders VALUES (2)"))
+                session.execute(text("CREATE TABLE customers (name TEXT)"))
+                session.rollback()
+                assert session.execute(READ).scalar_one() == 2
+
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE orders (customer INTEGER)"))
+        start_response(*HEAD)
+        return body()
+
+    with mariadb.database() as url:
+        engine = create_engine(url, poolclass=NullPool)
+        told = serve(app)
+    assert told.seen == [(False, True, False), (False, False, False)] + [(True, True, False)] * 2
+    assert all(commit.ended is not None for commit in told.traces[0].commits)
