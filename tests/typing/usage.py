@@ -16,6 +16,8 @@ from postresponse import CommitPolicy, Outcome, asgi, commit_policy, current_exc
 from postresponse.core.exchange import Exchange, Failure
 from postresponse.error_response import ErrorResponse
 from postresponse.inspector import Inspector
+from postresponse.integrations import flask as flask_integration
+from postresponse.integrations.falcon import wrapped
 from postresponse.integrations.fastapi import session_of
 from postresponse.messaging import Outbox
 from postresponse.observing import Observer
@@ -25,8 +27,6 @@ from postresponse.telemetry.prometheus import PrometheusObserver
 from postresponse.telemetry.prometheus_outbox import OutboxCollector
 from postresponse.telemetry.sentry import SentryScope
 from postresponse.telemetry.server_timing import ServerTiming
-from postresponse.integrations import flask as flask_integration
-from postresponse.integrations.falcon import wrapped
 from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork, WSGIApplication
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
 from postresponse.work import TaskSupervisor
