@@ -88,7 +88,9 @@ def origins(
     def source(name: str) -> str:
         if given.get(name) is not None:
             return "keyword"
-        return f"{prefix}{name.upper()}" if settings.get(name.upper()) is not None else "default"
+        if settings.get(name.upper()) is not None:
+            return f"{prefix}{name.upper()}"
+        return "by the integration" if name in options else "default"
 
     defaults = _options_of(middleware)
     return tuple(Origin(name, repr(options.get(name, defaults[name])), source(name)) for name in defaults)

@@ -20,15 +20,15 @@ from functools import partial
 from typing import Any, Final
 
 import click
-from litestar import Litestar
+from litestar import Litestar, asgi
 from litestar.config.app import AppConfig
 from litestar.di import Provide
 from litestar.enums import ScopeType
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, NotFoundException
 from litestar.exceptions.responses import create_exception_response
 from litestar.middleware import DefineMiddleware
 from litestar.plugins import CLIPlugin, InitPluginProtocol
-from litestar.types import Scope
+from litestar.types import Receive, Scope, Send
 from litestar.utils.scope.state import ScopeState
 
 from postresponse.asgi import PostResponseMiddleware
@@ -79,8 +79,12 @@ class PostResponsePlugin(InitPluginProtocol, CLIPlugin):
         self._session_key = session_key
         self._unit_of_work = unit_of_work
         self._options = {"unit_of_work": unit_of_work, "error_response": partial(_rendered, None), **options}
-        # One for all routes. What Litestar's debug mode turns on belongs to `on_app_init`: app_config.debug.
-        self._core = PostResponseMiddleware(_route, **self._options)
+        self._install(self._options)
+
+    def _install(self, options: dict[str, Any]) -> None:
+        """Make the one middleware for all routes."""
+        self._options = options
+        self._core = PostResponseMiddleware(_route, **options)
         self._middleware = DefineMiddleware(PostResponseRouteMiddleware, core=self._core)
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
@@ -91,6 +95,13 @@ class PostResponsePlugin(InitPluginProtocol, CLIPlugin):
         """
         if any(isinstance(plugin, PostResponsePlugin) and plugin is not self for plugin in app_config.plugins):
             raise ConfigurationError("plugins: found PostResponsePlugin more than once; keep one")
+        if app_config.debug and "inspector" not in self._options:
+            self._install({**self._options, "inspector": True})
+        if self._core._inspector is not None:
+            # Litestar calls no middleware where there is no route.
+            app_config.route_handlers.append(
+                asgi(self._core._inspector.path, is_mount=True, copy_scope=True, opt={_PAGE: True})(_page)
+            )
         self._arrange(app_config)
         app_config.plugins.append(_Last(self))
         return app_config
@@ -225,6 +236,9 @@ def _refuse_autocommit(before_send: list[Any]) -> None:
 
 # -- the middleware of one route --------------------------------------------------------------------------------------
 
+_PAGE: Final = "postresponse_inspector"
+"""Marks the route of the inspector's page."""
+
 _routed: ContextVar[tuple[Any, Any]] = ContextVar("postresponse_litestar")
 """The scope that Litestar has routed, and the rest of the stack of its route."""
 
@@ -240,11 +254,21 @@ class PostResponseRouteMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if _PAGE in scope["route_handler"].opt:
+            # Before any guard, as everywhere; of a mount Litestar cuts the path.
+            whole = {**scope, "path": scope["raw_path"].decode("latin-1").partition("?")[0]}
+            if not await self._core._inspector.answers(whole, receive, send):
+                raise NotFoundException  # Litestar takes a mount for what only begins like it too
+            return
         token = _routed.set((scope, self.app))
         try:
             await self._core({**scope, ROUTE: scope.get("path_template")}, receive, send)
         finally:
             _routed.reset(token)
+
+
+async def _page(scope: Scope, receive: Receive, send: Send) -> None:
+    """Stand for the inspector's page, which the middleware in front answers."""
 
 
 async def _route(given: Any, receive: Any, send: Any) -> None:

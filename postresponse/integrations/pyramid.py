@@ -72,7 +72,6 @@ class _Policy:
         self._router: Any = None
         if options.get("unit_of_work") is not None:
             options.setdefault("error_response", self._rendered)
-        # What the framework's debug mode turns on belongs here.
         self._middleware = PostResponseMiddleware(self._handle, **options)
 
     def take_router(self, event: Any) -> None:

@@ -81,7 +81,8 @@ class PostResponse:
         options = self._options(settings)
         if "unit_of_work" in options and "error_response" not in options:
             options["error_response"] = rendered_by(app)
-        # What the framework's debug mode turns on belongs here: app.debug.
+        if app.debug:
+            options.setdefault("inspector", True)
         app.asgi_app = PostResponseMiddleware(app.asgi_app, **options)  # type: ignore[method-assign]
         app.extensions["postresponse"] = self
         self._origins[app] = origins(options, self._given, settings, PostResponseMiddleware, PREFIX)  # in words

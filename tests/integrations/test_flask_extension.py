@@ -193,3 +193,15 @@ def test_relay_says_what_is_missing() -> None:
     ran = app.test_cli_runner().invoke(args=["postresponse", "relay"])
     assert ran.exit_code == 2
     assert "there is no module 'nowhere'" in ran.output
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_in_debug_mode_there_is_the_inspector(debug: bool) -> None:
+    app = Flask("shop")
+    app.debug = debug
+    PostResponse(app)
+    status = app.test_client().get("/__postresponse__/", buffered=True).status_code
+    assert status == (200 if debug else 404)
+    told = app.test_cli_runner().invoke(args=["postresponse", "config"]).output
+    (line,) = [line for line in told.splitlines() if line.startswith("inspector")]
+    assert ("True" in line, "(by the integration)" in line) == (debug, debug)

@@ -1,5 +1,6 @@
 """The plugin for Litestar: where the middleware stands, whose session handlers get, who answers a failed commit."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig, SQLAlchemyInitPlugin, SQLAlchemyPlugin
 from advanced_alchemy.extensions.litestar import async_autocommit_before_send_handler as autocommit_hook
@@ -287,6 +289,20 @@ def test_an_attempt_finds_nothing_of_the_one_before_it() -> None:
         ["begin", "commit!", "rollback", "close"],
         ["begin", "rollback", "close"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "debug", "shown"), [({}, True, 200), ({"inspector": True}, False, 200), ({}, False, 404)]
+)
+def test_the_inspector_is_on_in_debug_mode_or_by_its_option(options: Any, debug: bool, shown: int) -> None:
+    async def ask() -> list[int]:
+        app: Any = litestar(nothing, plugin=installed(**options), debug=debug)
+        transport = httpx2.ASGITransport(app, client=("127.0.0.1", 50000))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            paths = ("/__postresponse__/", "/__postresponse__/changes", "/__postresponse__x", "/__postresponse__/x")
+            return [(await client.get(path)).status_code for path in paths]
+
+    assert asyncio.run(ask()) == [shown, shown, 404, 404]
 
 
 # -- who answers ------------------------------------------------------------------------------------------------------

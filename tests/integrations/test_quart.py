@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
 import pytest
 from quart import Blueprint, Quart, request
 from sqlalchemy.exc import IntegrityError
@@ -165,3 +166,16 @@ def test_its_commands_are_quarts() -> None:
     missing = app.test_cli_runner().invoke(args=["postresponse", "relay"])
     assert missing.exit_code == 2
     assert "set POSTRESPONSE_RELAY" in missing.output
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_in_debug_mode_there_is_the_inspector(debug: bool) -> None:
+    app = Quart("shop")
+    app.debug = debug
+    PostResponse(app)
+
+    async def ask() -> int:
+        answer = await app.test_client().get("/__postresponse__/", scope_base={"client": ("127.0.0.1", 1)})
+        return answer.status_code
+
+    assert anyio.run(ask) == (200 if debug else 404)
