@@ -255,6 +255,11 @@ def check_advanced_alchemy(found: Namespace) -> None:
     assert [found["policy"].commit_if(Head(status)) for status in (200, 204, 302, 404)] == [True, True, False, False]
 
 
+def check_own_middleware(found: Namespace) -> None:
+    assert [answer.status_code for answer in post_to_asgi(found, "/orders")] == [201]
+    assert rows("own") == ["tea"]
+
+
 def check_flask(found: Namespace) -> None:
     assert post(found, "/orders").status_code == 201
     assert rows("flask") == ["tea"]
@@ -348,6 +353,7 @@ CHECKS: dict[str, Callable[[Namespace], None]] = {
     "From a FastAPI `yield` dependency": check_fastapi,
     "From advanced-alchemy's autocommit": check_advanced_alchemy,
     "From a Flask teardown function": check_flask,
+    "From a middleware of your own": check_own_middleware,
 }
 """By heading; the blocks under one heading share a namespace. Django's has a test of its own."""
 
@@ -615,6 +621,8 @@ def test_every_block_is_of_a_kind_that_is_tested() -> None:
         ("text", "The command"),
         ("text", "From advanced-alchemy's autocommit"),
         ("text", "From pyramid_tm"),
+        ("text", "From fastapi-sqla"),
+        ("text", "From repoze.tm2"),
     ]
 
 
@@ -631,7 +639,10 @@ def test_the_diagram_has_the_states_and_commit_points_of_the_package() -> None:
     }
 
 
-@pytest.mark.parametrize("heading", ["From advanced-alchemy's autocommit", "From pyramid_tm"])
+@pytest.mark.parametrize(
+    "heading",
+    ["From advanced-alchemy's autocommit", "From pyramid_tm", "From fastapi-sqla", "From repoze.tm2"],
+)
 def test_what_a_change_adds_is_of_this_package(heading: str) -> None:
     (change,) = of("text", heading)
     added = "\n".join(line[2:] for line in change.code.splitlines() if line.startswith("+ "))
