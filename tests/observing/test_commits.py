@@ -513,22 +513,22 @@ def test_a_two_phase_commit_is_one_and_a_statement_that_commits_by_itself_is_ano
     def app(start_response: Any, server: StrictWSGIServer) -> Any:
         def body() -> Iterator[bytes]:
             yield b"first"
-            with Session(engine, twophase=True) as session:
+            with Session(made, twophase=True) as session:
                 session.execute(text("INSERT INTO orders VALUES (1)"))
                 session.commit()
-            with Session(engine) as session:
+            with Session(made) as session:
                 session.execute(text("INSERT INTO orders VALUES (2)"))
                 session.execute(text("CREATE TABLE customers (name TEXT)"))
                 session.rollback()
                 assert session.execute(READ).scalar_one() == 2
 
-        with engine.begin() as connection:
+        with made.begin() as connection:
             connection.execute(text("CREATE TABLE orders (customer INTEGER)"))
         start_response(*HEAD)
         return body()
 
     with mariadb.database() as url:
-        engine = create_engine(url, poolclass=NullPool)
+        made = create_engine(url, poolclass=NullPool)
         told = serve(app)
     assert told.seen == [(False, True, False), (False, False, False)] + [(True, True, False)] * 2
     assert all(commit.ended is not None for commit in told.traces[0].commits)
