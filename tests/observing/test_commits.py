@@ -1,223 +1,34 @@
-"""What is taken down of commits that the middleware does not manage: whose they are, and whether they came late."""
+"""What is taken down of commits that the middleware does not manage: whose they are, and what counts as one."""
 
 import asyncio
 import gc
 import itertools
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from postresponse import after_response, asgi, current_exchange, launch, wsgi
-from postresponse.observing import Observer, Trace, commits
+from postresponse import after_response, current_exchange, launch, wsgi
+from postresponse.observing import commits
 from postresponse.observing.late import tally
+from postresponse.unit_of_work.sqlalchemy import SQLAlchemyUnitOfWork
 from postresponse.work import TaskSupervisor, scope
-from tests.fakes import BODY, START, FakeUnits, StrictASGIServer, StrictWSGIServer
+from tests.fakes import BODY, START, StrictWSGIServer
+from tests.observing.driving import HEAD, READ, SIZED, WRITE, aserve, serve, store
 from tests.services import mariadb, postgres
-from tests.work.waiting import aidle
-
-TABLES = (
-    "PRAGMA foreign_keys = ON",
-    "CREATE TABLE customers (id INTEGER PRIMARY KEY)",
-    "CREATE TABLE orders (customer INTEGER REFERENCES customers DEFERRABLE INITIALLY DEFERRED)",
-)
-WRITE = text("INSERT INTO orders VALUES (:customer)")
-READ = text("SELECT count(*) FROM orders")
-
-
-class Traces(Observer):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.traces: list[Trace] = []
-
-    def ended(self, trace: Trace, begun: object) -> None:
-        self.traces.append(trace)
-
-    @property
-    def seen(self) -> list[tuple[bool, bool, bool]]:
-        """Of each commit of the one request that there was: whether it was late, wrote, and failed."""
-        (trace,) = self.traces
-        return [(commit.late, commit.wrote, commit.exception is not None) for commit in trace.commits]
-
-
-@pytest.fixture(autouse=True)
-def _nothing_counted(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    tally.begin_anew()
-    yield
-    tally.begin_anew()
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = create_engine(f"sqlite:///{tmp_path / 'shop.sqlite3'}")
-    event.listen(engine, "connect", lambda driver, record: driver.execute(TABLES[0]))
-    with engine.begin() as connection:
-        for table in TABLES[1:]:
-            connection.exec_driver_sql(table)
-    yield engine
-    engine.dispose()
-
-
-def store(engine: Engine, customer: int | None = None) -> None:
-    """Store an order, and commit."""
-    with Session(engine) as session:
-        session.execute(WRITE, {"customer": customer})
-        try:
-            session.commit()
-        except IntegrityError:
-            session.rollback()
-            raise
-
-
-def serve(app: Callable[..., Any], **options: Any) -> Traces:
-    """Let a strict WSGI server handle one request to *app*, which is given the server too."""
-    told, server = Traces(), StrictWSGIServer()
-
-    def wsgi_app(environ: Any, start_response: Any) -> Any:
-        return app(start_response, server)
-
-    server.run(wsgi.PostResponseMiddleware(wsgi_app, observers=[told], **options))
-    assert not server.broken
-    return told
-
-
-HEAD = ("200 OK", [("Content-Type", "text/plain")])
-SIZED = ("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "10")])
-
-
-class Chunks:
-    """An iterator of a class of its own, as frameworks have them."""
-
-    def __init__(self, chunks: Iterator[bytes], close: Callable[[], None] = lambda: None) -> None:
-        self._chunks = chunks
-        self.close = close
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        return next(self._chunks)
-
-
-# -- what late means --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("head", [HEAD, SIZED], ids=["no length", "length"])
-@pytest.mark.parametrize("wrapped", [False, True], ids=["generator", "iterator"])
-def test_under_wsgi_a_commit_is_late_from_the_first_bytes_on(engine: Engine, head: Any, wrapped: bool) -> None:
-    had_left: list[bool] = []
-
-    def app(start_response: Any, server: StrictWSGIServer) -> Any:
-        def commit() -> None:
-            store(engine)
-            had_left.append(server.head_left)
-
-        def body() -> Iterator[bytes]:
-            commit()
-            yield b""
-            commit()
-            yield b"first "
-            commit()
-            yield b"last"
-            commit()
-
-        commit()
-        start_response(*head)
-        commit()
-        return Chunks(body(), commit) if wrapped else body()
-
-    told = serve(app)
-    assert had_left == [False] * 4 + [True] * (3 if wrapped else 2)
-    assert told.seen == [(late, True, False) for late in had_left]
-
-
-def test_a_list_has_left_when_it_is_closed(engine: Engine) -> None:
-    class Closed(list[bytes]):
-        def close(self) -> None:
-            store(engine)
-
-    def app(start_response: Any, server: StrictWSGIServer) -> Any:
-        start_response(*HEAD)
-        store(engine)
-        return Closed([b"all"])
-
-    assert serve(app).seen == [(False, True, False), (True, True, False)]
-
-
-def test_what_is_written_by_write_has_left(engine: Engine) -> None:
-    def app(start_response: Any, server: StrictWSGIServer) -> Any:
-        write = start_response(*HEAD)
-        write(b"")
-        store(engine)
-        write(b"first")
-        store(engine)
-        return []
-
-    assert serve(app).seen == [(False, True, False), (True, True, False)]
-
-
-def test_a_response_without_a_body_has_left_when_it_is_closed(engine: Engine) -> None:
-    def app(start_response: Any, server: StrictWSGIServer) -> Any:
-        start_response(*HEAD)
-        return Chunks(iter(()), lambda: store(engine))
-
-    told = serve(app)
-    assert told.seen == [(True, True, False)]
-
-
-def test_the_first_byte_is_when_the_head_leaves(engine: Engine) -> None:
-    def app(start_response: Any, server: StrictWSGIServer) -> Any:
-        start_response(*HEAD)
-        store(engine)
-        return Chunks(iter([b"all"]))
-
-    (trace,) = serve(app).traces
-    moments, (commit,) = trace.outcome.moments, trace.commits
-    assert moments.decided is not None
-    assert moments.head_sent is not None
-    assert commit.ended is not None
-    assert moments.decided <= commit.began < commit.ended <= moments.head_sent
-    assert trace.verdict.endswith("ms before the first byte")
-    names = [each.name for each in trace.events]
-    assert names.index("commit.done") < names.index("head.sent")
-
-
-@pytest.mark.parametrize("at", ["head", "buffered", "after_send"])
-def test_beside_a_unit_of_work_the_commits_of_others_are_told_of(engine: Engine, at: Any) -> None:
-    def app(start_response: Any, server: StrictWSGIServer) -> Any:
-        def body() -> Iterator[bytes]:
-            yield b"first"
-            store(engine)
-            yield b"last"
-
-        store(engine)
-        start_response(*HEAD)
-        return body()
-
-    units = FakeUnits()
-    told = serve(app, unit_of_work=units, commit=at)
-    assert [late for late, _, _ in told.seen] == [False, at != "buffered"]
-    assert told.traces[0].mode == at
-    assert "commit" in units.log
-
 
 # -- whose it is ------------------------------------------------------------------------------------------------------
 
 
 def test_the_commit_of_a_unit_of_work_is_its_own(engine: Engine) -> None:
-    from postresponse.unit_of_work.sqlalchemy import SQLAlchemyUnitOfWork
-
     db = SQLAlchemyUnitOfWork(lambda: Session(engine))
 
     def app(start_response: Any, server: StrictWSGIServer) -> Any:
@@ -234,23 +45,6 @@ def test_the_commit_of_a_unit_of_work_is_its_own(engine: Engine) -> None:
         return [b"all"]
 
     assert serve(by_itself, unit_of_work=db).seen == [(False, True, False)]
-
-
-def aserve(app: Callable[[Any], Any], **options: Any) -> Traces:
-    """Let a strict ASGI server handle one request to *app*, on asyncio."""
-    told = Traces()
-
-    async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
-        await app(send)
-
-    async def main() -> None:
-        await StrictASGIServer().run(asgi.PostResponseMiddleware(asgi_app, observers=[told], **options))
-        if "supervisor" in options:
-            await aidle(options["supervisor"])
-            await options["supervisor"].aclose()
-
-    anyio.run(main)
-    return told
 
 
 def test_a_job_commits_for_itself_also_while_the_response_is_streamed(engine: Engine) -> None:
@@ -513,22 +307,22 @@ def test_a_two_phase_commit_is_one_and_a_statement_that_commits_by_itself_is_ano
     def app(start_response: Any, server: StrictWSGIServer) -> Any:
         def body() -> Iterator[bytes]:
             yield b"first"
-            with Session(engine, twophase=True) as session:
+            with Session(made, twophase=True) as session:
                 session.execute(text("INSERT INTO orders VALUES (1)"))
                 session.commit()
-            with Session(engine) as session:
+            with Session(made) as session:
                 session.execute(text("INSERT INTO orders VALUES (2)"))
                 session.execute(text("CREATE TABLE customers (name TEXT)"))
                 session.rollback()
                 assert session.execute(READ).scalar_one() == 2
 
-        with engine.begin() as connection:
+        with made.begin() as connection:
             connection.execute(text("CREATE TABLE orders (customer INTEGER)"))
         start_response(*HEAD)
         return body()
 
     with mariadb.database() as url:
-        engine = create_engine(url, poolclass=NullPool)
+        made = create_engine(url, poolclass=NullPool)
         told = serve(app)
     assert told.seen == [(False, True, False), (False, False, False)] + [(True, True, False)] * 2
     assert all(commit.ended is not None for commit in told.traces[0].commits)
