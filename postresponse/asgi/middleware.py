@@ -14,6 +14,7 @@ from postresponse.core.observer import Observer
 from postresponse.core.policy import CommitPolicy
 from postresponse.core.settings import Settings, check_application, known_options
 from postresponse.exceptions import WrongApplication
+from postresponse.onlookers import take_in
 from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork
 from postresponse.work.current import supervisor_given
 from postresponse.work.homes import trio_token
@@ -86,6 +87,7 @@ class PostResponseMiddleware:
             supervisor=supervisor_given(supervisor),
             observers=observers,
         )
+        take_in(self)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one connection (ASGI 3.0)."""

@@ -155,6 +155,8 @@ class Exchange:
     _begun: Sequence[object] = ()
     """What each observer returned when the exchange began."""
     _commits: list[ObservedCommit] | None = None
+    _awaited: deque[Any] | None = None
+    """Jobs that the end of the exchange waits for, one after the other: where a test wants them done by then."""
     _more_observers: tuple[Observer, ...] = ()
     """Who looks on besides those of the middleware, since something was seen."""
     _passing: BaseException | None = None

@@ -10,6 +10,7 @@ from postresponse.core.lifecycle import Outcome, State
 from postresponse.core.observer import Observer
 from postresponse.core.policy import CommitPolicy
 from postresponse.core.settings import Settings, check_application, known_options
+from postresponse.onlookers import take_in
 from postresponse.typing import UnitOfWork, WSGIApplication
 from postresponse.work.current import supervisor_given
 from postresponse.work.supervisor import TaskSupervisor
@@ -81,6 +82,7 @@ class PostResponseMiddleware:
             supervisor=supervisor_given(supervisor),
             observers=observers,
         )
+        take_in(self)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Handle one request (PEP 3333)."""
