@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from postresponse import __version__
-from postresponse.cli import outbox
+from postresponse.cli import conformance, outbox
 from postresponse.cli.arguments import seconds
 
 __all__ = ["main"]
@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _terminable():
             if options.command == "outbox":
                 return outbox.run(options)
+            if options.command == "conformance":
+                return conformance.run(options)
             if options.command == "recover":
                 return _recover(options.members, older_than=options.older_than, dry_run=options.dry_run)
             return _demo(as_json=options.json)
@@ -93,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     recover.add_argument("--dry-run", action="store_true", help="only say what would be done")
     outbox.add_to(commands)
+    conformance.add_to(commands)
     return parser
 
 
