@@ -160,6 +160,7 @@ def test_every_example_is_run_here() -> None:
         "tenants_app",
         "telemetry_app",
         "celery_outbox",
+        "test_orders",
         *SESSIONS,
         *STREAMS,
         *RECEIVERS,
@@ -168,6 +169,14 @@ def test_every_example_is_run_here() -> None:
     }
     others.add("orders_service")  # in tests/messaging
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {*others, *(shop.name for shop in SHOPS)}
+
+
+def test_the_tests_of_a_shop_pass() -> None:
+    program, *arguments = shlex.split(first_command("test_orders"))
+    command = [str(Path(sys.executable).parent / Path(program).name), *arguments, "-p", "no:cacheprovider"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert ran.returncode == 0, ran.stdout
+    assert "3 passed" in ran.stdout
 
 
 SAID = [pytest.param(shop, first_command(shop.name), id=shop.name) for shop in SHOPS]

@@ -18,6 +18,7 @@ RANKS: Final[Mapping[str, int]] = {
     "postresponse.typing": 0,
     "postresponse.core": 1,
     "postresponse.held": 2,
+    "postresponse.onlookers": 2,
     "postresponse.shielding": 2,
     "postresponse.connection": 2,
     "postresponse.watchdog": 2,
@@ -39,6 +40,7 @@ RANKS: Final[Mapping[str, int]] = {
     "postresponse.configuration": 3,
     "postresponse.integrations": 4,
     "postresponse.testing": 4,
+    "postresponse.pytest_plugin": 4,
     "postresponse.telemetry": 4,
     "postresponse.inspector": 3,
     "postresponse.cli": 4,
@@ -46,6 +48,9 @@ RANKS: Final[Mapping[str, int]] = {
     "postresponse.demo": 4,
 }
 """Every module, or the folder that it stands in, by the bands of the architecture."""
+
+TESTS: Final = ("postresponse.cli.conformance", "postresponse.pytest_plugin")
+"""What is a test by itself, and loaded by nothing but its own name: the command of the conformance kit, the plugin."""
 
 APART: Final = (("postresponse.asgi", "postresponse.wsgi"), ("postresponse.tenancy.asgi", "postresponse.tenancy.wsgi"))
 
@@ -107,7 +112,7 @@ def faults(root: Path) -> list[str]:
             above, below = rank_of(name), rank_of(other)
             if above is not None and below is not None and below > above:
                 found.append(f"{name} ({above}) imports {other} ({below}), which is above it")
-            if other.startswith(f"{PACKAGE}.testing") and not name.startswith(f"{PACKAGE}.testing"):
+            if other.startswith(f"{PACKAGE}.testing") and not name.startswith((f"{PACKAGE}.testing", *TESTS)):
                 found.append(f"{name} imports {other}, which nothing may")
             if integration_of(name) and integration_of(other) not in ("", integration_of(name)):
                 found.append(f"{name} imports {other}, another integration")

@@ -31,7 +31,7 @@ from sqlalchemy.exc import IntegrityError
 from starlette.testclient import TestClient
 from werkzeug.test import Client as WSGIClient
 
-from postresponse import CommitPolicy, Outcome, Retry, asgi, wsgi
+from postresponse import CommitPolicy, Outcome, Retry, asgi, testing, wsgi
 from postresponse.core.exchange import Exchange
 from postresponse.core.lifecycle import CommitPoint, Ending, Moments, State, UnitState
 from postresponse.core.policy import Head
@@ -205,6 +205,16 @@ def check_tenants(found: Namespace) -> None:
     assert client.get("/health").status_code == 404  # of the application: no tenant is asked for there
 
 
+def check_testing(found: Namespace) -> None:
+    assert found["names"] == ["send_receipt"]
+    assert found["sent"] == ["milk"]  # of the one that ran at once
+    assert found["response"].status == 201
+    assert [trace.route for trace in found["traces"]][:1] == ["/orders/milk"]
+    found["sent"].clear()
+    with testing.captured() as work:
+        found["test_a_receipt_follows_its_response"](work)
+
+
 def check_error_response(found: Namespace) -> None:
     answer = post(found, "/orders")
     assert (answer.status_code, answer.text) == (500, "Your order was not taken.\n")
@@ -346,6 +356,7 @@ CHECKS: dict[str, Callable[[Namespace], None]] = {
     "Prometheus": check_prometheus,
     "The inspector": check_inspector,
     "When a commit fails": check_error_response,
+    "Testing": check_testing,
     "When two requests want the same": check_retry,
     "Several databases": check_several_databases,
     "Starlette and FastAPI": check_session_of,

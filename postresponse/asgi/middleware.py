@@ -15,6 +15,7 @@ from postresponse.core.policy import CommitPolicy
 from postresponse.core.settings import Settings, check_application, known_options
 from postresponse.exceptions import WrongApplication
 from postresponse.observing.listening import look, looks_left
+from postresponse.onlookers import take_in
 from postresponse.stack import warn_of
 from postresponse.typing import ASGIApplication, AsyncUnitOfWork, UnitOfWork
 from postresponse.work.current import supervisor_given
@@ -105,6 +106,7 @@ class PostResponseMiddleware:
         self._looks = looks_left()
         # What type of scope has an exchange: none, until the first call of any type has looked at the stack.
         self._handles = ""
+        take_in(self)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one connection (ASGI 3.0)."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 from postresponse import __version__
-from postresponse.cli import config, demo, doctor, outbox, recover, trace
+from postresponse.cli import config, conformance, demo, doctor, outbox, recover, trace
 
 __all__ = ["main"]
 
@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, _Command]] = {
     "doctor": doctor,
     "trace": trace,
     "config": config,
+    "conformance": conformance,
     "outbox": outbox,
     "recover": recover,
 }

@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar, cast
 
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
@@ -122,6 +122,10 @@ class Settings:
             observers=observers,
             unheard=on_finished is None and not observers,
         )
+
+    def observed_by(self, observers: tuple[Observer, ...]) -> "Settings":
+        """Return these with *observers* in the place of their own."""
+        return replace(self, observers=observers, unheard=self.on_finished is None and not observers)
 
 
 def known_options(init: F) -> F:

@@ -25,7 +25,7 @@ from postresponse.work.job import Job, JobState
 from postresponse.work.running import Running
 from postresponse.work.threads import Strand, Threads
 
-__all__ = ["Service", "TaskSupervisor"]
+__all__ = ["Captor", "Service", "TaskSupervisor", "captors", "open_again"]
 
 CLEAN_UP: Final = 1.0
 """Seconds that cancelled work has for its `finally` when the supervisor closes."""
@@ -39,6 +39,17 @@ class Service(Protocol):
 
     def closing(self) -> None:
         """End soon."""
+
+
+class Captor(Protocol):
+    """Takes the work of all supervisors of this process, for a test that wants to start it itself."""
+
+    def takes(self, job: Job[Any], exchange: Exchange | None, timeout: float | None) -> bool:
+        """Whether *job* is the captor's to start, and not the supervisor's."""
+
+
+captors: Final[list[Captor]] = []
+"""The last one takes the work. Looked at once for each piece of work, and never by a request that has none."""
 
 
 class TaskSupervisor(Running):
@@ -212,8 +223,10 @@ class TaskSupervisor(Running):
         self._observe(job, exchange)
         if exchange is not None:
             context.run(in_job.set, True)
-        if not reported:
+        if not reported:  # whoever started it waits for it, and takes what it raises
             job._reported = False
+        elif captors and captors[-1].takes(job, exchange, timeout):
+            return job
         if is_async(fn):
             job._home = self._home_of(exchange)
         elif exchange is None:
@@ -397,6 +410,12 @@ class TaskSupervisor(Running):
 # -- the end of a process, and the beginning of one -------------------------------------------------------------------
 
 _supervisors: "Final[weakref.WeakSet[TaskSupervisor]]" = weakref.WeakSet()
+
+
+def open_again() -> None:
+    """Have those take work that were closed: by an application of the same process, for a test of the next one."""
+    for supervisor in list(_supervisors):
+        supervisor._closed = False
 
 
 def _at_exit() -> None:

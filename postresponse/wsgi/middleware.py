@@ -11,6 +11,7 @@ from postresponse.core.observer import Observer
 from postresponse.core.policy import CommitPolicy
 from postresponse.core.settings import Settings, check_application, known_options
 from postresponse.observing.listening import look, looks_left
+from postresponse.onlookers import take_in
 from postresponse.typing import UnitOfWork, WSGIApplication
 from postresponse.work.current import supervisor_given
 from postresponse.work.supervisor import TaskSupervisor
@@ -97,6 +98,7 @@ class PostResponseMiddleware:
             observers=observers,
         )
         self._looks = looks_left()
+        take_in(self)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Handle one request (PEP 3333)."""

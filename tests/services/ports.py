@@ -1,29 +1,5 @@
-"""Ports for servers of the tests' own, which no other process of tests is given meanwhile."""
+"""Ports for servers of the tests' own."""
 
-import fcntl
-import os
-import random
-import socket
-import tempfile
-from pathlib import Path
+from postresponse.testing.ports import free_port
 
-# Below those that Linux takes for outgoing connections, and for servers that ask for any: 32768 and more.
-_left = set(range(20000, 32768))
-# A byte of it is locked for each port that is taken, by the process that took it, until that ends.
-_taken = (Path(tempfile.gettempdir()) / f"postresponse-ports-{os.getuid()}").open("ab")
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on, and that is this process's until it ends.
-
-    To ask the system for one, and to let it go for a server that is to take it, gives it to whoever asks next.
-    """
-    while True:
-        port = random.choice(list(_left))
-        _left.discard(port)
-        try:
-            fcntl.lockf(_taken, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
-            with socket.create_server(("127.0.0.1", port)):
-                return port
-        except OSError:
-            continue
+__all__ = ["free_port"]

@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,36 +17,16 @@ from postresponse.messaging.transports.kombu import KombuTransport
 from postresponse.messaging.transports.memory import MemoryTransport
 from postresponse.messaging.transports.stream import StreamTransport
 from postresponse.messaging.transports.table import TableTransport
+from postresponse.testing.contracts.transport import TransportPlace
 from postresponse.work import Stream
 from tests.services import rabbitmq, redis
 
-__all__ = ["AtBroker", "AtRabbitMQ", "AtRedis", "InMemory", "InStream", "InTable", "Place"]
+__all__ = ["AtBroker", "AtRabbitMQ", "AtRedis", "InMemory", "InStream", "InTable"]
 
 
-class Place(ABC):
-    """A queue, and what is put on it by somebody else than its receiver."""
+class InMemory(TransportPlace):
+    hands_over_at_close = False
 
-    @abstractmethod
-    def transport(self) -> Transport:
-        """A transport of the queue; another one each time, where the queue outlives it."""
-
-    @abstractmethod
-    async def send(self, message: Message) -> None:
-        """Put *message* on the queue."""
-
-    @abstractmethod
-    def waiting(self) -> int:
-        """How many messages wait there."""
-
-    @abstractmethod
-    def dead(self) -> list[UUID]:
-        """What was given up."""
-
-    def close(self) -> None:  # noqa: B027 (memory goes by itself)
-        """Remove it."""
-
-
-class InMemory(Place):
     def __init__(self) -> None:
         self.queue: MemoryTransport = MemoryTransport()
 
@@ -72,7 +52,9 @@ class InStream(InMemory):
         await self.stream.put(message)
 
 
-class InTable(Place):
+class InTable(TransportPlace):
+    hands_over_at_close = False
+
     def __init__(self, folder: Path) -> None:
         self.engine: Engine = create_engine(f"sqlite:///{folder / 'outbox.sqlite3'}")
         self.outbox = Outbox({"orders": ["book"]})
@@ -99,7 +81,7 @@ class InTable(Place):
         self.engine.dispose()
 
 
-class AtBroker(Place):
+class AtBroker(TransportPlace):
     def __init__(self, url: str) -> None:
         self.url = url
         self.queue = f"postresponse-{secrets.token_hex(6)}"

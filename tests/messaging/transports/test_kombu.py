@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import anyio
@@ -20,10 +20,10 @@ from postresponse.messaging import Delivery, Message, Receiver
 from postresponse.messaging.delivery import Result, Settled
 from postresponse.messaging.transports import consuming, kombu, sessions
 from postresponse.messaging.transports.kombu import KombuTransport
+from postresponse.testing.contracts.receiving import taken_from
 from postresponse.work import TaskSupervisor
 from tests.messaging.receiving import Handled, message, running
 from tests.messaging.transports.places import AtBroker, AtRabbitMQ, AtRedis
-from tests.messaging.transports.test_contract import taken_from
 from tests.services import redis as redis_service
 from tests.services.blackhole import Blackhole
 from tests.work.conftest import Told
@@ -371,7 +371,7 @@ async def next_of(transport: KombuTransport, sent: Message) -> Delivery:
     while True:
         (taken,) = await taken_from(transport, 1)
         if taken.id == sent.id:
-            return cast(Delivery, taken)
+            return taken
         await transport.settle([Settled(taken, Result.DONE)])
 
 
