@@ -21,13 +21,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from postresponse import wsgi
 from postresponse.cli import main
 from postresponse.cli.tracing.servers import SERVERS, chosen
-from postresponse.core.observer import EVERYWHERE
 from postresponse.exceptions import ConfigurationError
-from postresponse.observing import Observer, Trace
-from tests.fakes import run_wsgi
 from tests.services.ports import free_port
 from tests.test_readme import README
 
@@ -290,29 +286,6 @@ def test_a_trace_that_is_ended_leaves_no_server_behind(folder: Path) -> None:
     _, said = tracing.communicate(timeout=30)
     assert (tracing.returncode, said.strip()) == (130, "interrupted")
     assert not listens(port)
-
-
-def test_who_looks_on_everywhere_is_told_by_each_middleware_made_from_then_on() -> None:
-    class Told(Observer):
-        def __init__(self) -> None:
-            self.traces: list[Trace] = []
-
-        def ended(self, trace: Trace, begun: object) -> None:
-            self.traces.append(trace)
-
-    def app(environ: Any, start_response: Any) -> list[bytes]:
-        start_response("200 OK", [])
-        return [b""]
-
-    before, own, everywhere = wsgi.PostResponseMiddleware(app), Told(), Told()
-    EVERYWHERE.append(everywhere)
-    try:
-        behind = wsgi.PostResponseMiddleware(app, observers=[own])
-    finally:
-        EVERYWHERE.remove(everywhere)
-    for each in (before, behind, wsgi.PostResponseMiddleware(app)):
-        run_wsgi(each)
-    assert len(own.traces) == len(everywhere.traces) == 1
 
 
 # -- a server that misbehaves -----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from postresponse.core.log import logger
 from postresponse.core.trace import JobTrace, Trace
 from postresponse.exceptions import ConfigurationError
 
-__all__ = ["EVERYWHERE", "Observer", "around", "asked", "observers_given", "tell"]
+__all__ = ["Observer", "around", "asked", "observers_given", "tell"]
 
 
 class Observer:
@@ -44,10 +44,6 @@ class Observer:
 
     def job_ended(self, trace: JobTrace) -> object:
         """Called when a job has really ended, or is lost."""
-
-
-EVERYWHERE: Final[list[Observer]] = []
-"""Told by each middleware that is made from then on, besides its own: for a process that exists to look on."""
 
 
 def observers_given(observers: Any) -> tuple[Observer, ...]:

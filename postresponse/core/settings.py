@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar, cast
 
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
-from postresponse.core.observer import EVERYWHERE, Observer, observers_given
+from postresponse.core.observer import Observer, observers_given
 from postresponse.core.policy import CommitPolicy, unknown
 from postresponse.core.units import Manner
 from postresponse.exceptions import ConfigurationError, WrongApplication
@@ -101,7 +101,7 @@ class Settings:
             raise ConfigurationError(f"cleanup_timeout: expected seconds above zero, found {cleanup_timeout!r}")
         choose = commit if callable(commit) and not isinstance(commit, CommitPolicy) else None
         policy = CommitPolicy.of(None if choose else commit)
-        observers = (*observers_given(observers), *EVERYWHERE)
+        observers = observers_given(observers)
         return cls(
             is_async=is_async,
             clock=clock,

@@ -5,13 +5,14 @@ A process of its own: what is set here for every middleware is set for nothing e
 
 import json
 import os
+from contextlib import ExitStack
 from typing import Any, Final
 
 from postresponse.cli.application import application_named
-from postresponse.core.observer import EVERYWHERE
 from postresponse.core.settings import is_asgi
 from postresponse.doctor.reached import middlewares_of
 from postresponse.observing import JobTrace, Observer, Trace
+from postresponse.onlookers import observing_all
 from postresponse.stack import findings_of
 
 __all__ = ["ENVIRONMENT", "Reporting", "load"]
@@ -59,6 +60,9 @@ class Reporting(Observer):
         os.write(self._file, json.dumps(report).encode() + b"\n")  # whole, though several threads write
 
 
+_for_good: Final = ExitStack()
+"""What is entered for as long as the process lasts."""
+
 application: Any = None
 """Where the server finds it, once it is loaded."""
 
@@ -71,7 +75,7 @@ def load() -> Any:
     """
     global application
     given = json.loads(os.environ[ENVIRONMENT])
-    EVERYWHERE.append(Reporting(given["report"]))
+    _for_good.enter_context(observing_all(Reporting(given["report"])))
     app = application_named(given["app"], factory=given["factory"])
     application = app if _is_observed(app) else _observed(app)
     return application
