@@ -71,6 +71,8 @@ def settle_at_once(exchange: DrivenExchange, run: Run) -> Steps[Event] | None:
             run(unit.commit, unit, None)
         except BaseException as error:  # noqa: BLE001 (handed on by the steps)
             return not_committed(exchange, error)
+    elif settings.observers:
+        exchange._was_idle = True
     exchange._unit_state, exchange._unit_ended = COMMITTED, True
     if not kind.lazy or unit.touched:
         try:

@@ -69,6 +69,7 @@ class DrivenExchange(Exchange):
             tenant=scope.get(TENANT),
             outcome=outcome,
             length=self._declared,
+            idle=self._was_idle,
             doomed=self._doomed if self._verdict is Verdict.ROLL_BACK else None,
             commits=tuple(self._commits or ()),
             messages=tuple(self._messages or ()),

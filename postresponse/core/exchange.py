@@ -152,6 +152,8 @@ class Exchange:
     _told: Outcome | None = None
     _number = 0
     _doomed: str | None = None
+    _was_idle = False
+    """Whether nothing was asked of the unit of work, so that there was nothing to commit; told to observers."""
     _begun: Sequence[object] = ()
     """What each observer returned when the exchange began."""
     _first_byte: int | None = None

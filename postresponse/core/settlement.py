@@ -171,6 +171,8 @@ def _commit(exchange: DrivenExchange) -> Steps[Event]:
         stage = "commit"
         if exchange._in_use():
             yield unit.commit, (), kind.commit, None
+        else:
+            exchange._was_idle = True
         exchange._unit_state = COMMITTED
     except GeneratorExit:
         raise

@@ -80,6 +80,7 @@ class Trace:
         mode: When the unit of work was to commit; `"observe"` where there is none.
         tenant: Whose request it was, where a `TenantLimitMiddleware` further out named one.
         outcome: How the response and the unit of work ended.
+        idle: Whether nothing was asked of the unit of work, so that there was nothing to commit.
         doomed: The reason that was given to `doom`, where that decided; or None.
         length: The Content-Length of the response, where it has one.
         commits: The commits that this package does not manage, in order.
@@ -95,6 +96,7 @@ class Trace:
     tenant: str | None
     outcome: Outcome
     length: int | None = None
+    idle: bool = False
     doomed: str | None = None
     commits: tuple[ObservedCommit, ...] = ()
     messages: tuple[EnlistedMessage, ...] = ()
@@ -153,7 +155,7 @@ class Trace:
             return f"the response was incomplete{self._how_far()}"
         if outcome.unit_of_work is UnitState.ROLLED_BACK:
             return "rolled back (doomed)" if self.doomed is not None else f"rolled back ({outcome.status})"
-        if outcome.unit_of_work is UnitState.COMMITTED and moments.settled is not None:
+        if outcome.unit_of_work is UnitState.COMMITTED and moments.settled is not None and not self.idle:
             if self.mode == "after_send" and moments.body_sent is not None and moments.settled > moments.body_sent:
                 return f"committed {_ms(moments.body_sent, moments.settled)} ms after the last byte (by choice)"
             return f"committed {_ms(moments.settled, head or moments.ended)} ms before the first byte"

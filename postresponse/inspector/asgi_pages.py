@@ -59,7 +59,7 @@ class ASGIPages:
         answer = wanted if isinstance(wanted, Answer) else await self._answer(wanted)
         await send({"type": "http.response.start", "status": answer.status, "headers": _encoded(answer)})
         body = b"" if scope["method"] == "HEAD" else answer.body
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
         return True
 
     async def _answer(self, wanted: Asked) -> Answer:

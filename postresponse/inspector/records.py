@@ -225,7 +225,7 @@ def _committed(trace: Trace) -> Committed:
     if trace.late_commits:
         return "late"
     if trace.outcome.unit_of_work is UnitState.COMMITTED:
-        return "by choice" if trace.mode == "after_send" else "before"
+        return "" if trace.idle else "by choice" if trace.mode == "after_send" else "before"
     return "before" if any(not each.late and each.exception is None for each in trace.commits) else ""
 
 

@@ -51,7 +51,7 @@ def commits_of(trace: Trace) -> Iterator[Commit]:
     """Give the transactions that ended in the course of an exchange; of those that are not managed, what wrote."""
     outcome, moments = trace.outcome, trace.outcome.moments
     state, began = outcome.unit_of_work, moments.settling
-    if state is not UnitState.NONE and began is not None:
+    if state is not UnitState.NONE and began is not None and not trace.idle:
         ended = moments.ended if moments.settled is None else moments.settled
         error = outcome.exception if state in (UnitState.FAILED, UnitState.UNKNOWN) else None
         yield Commit(True, _position(moments, began), state.value, began, ended, error)

@@ -1,6 +1,7 @@
 """Ports for servers of a test's own, which no other process of tests is given meanwhile."""
 
 import fcntl
+import functools
 import os
 import random
 import socket
@@ -11,8 +12,12 @@ __all__ = ["ServerFailed", "check_port", "free_port", "listener"]
 
 # Below those that Linux takes for outgoing connections, and for servers that ask for any: 32768 and more.
 _left = set(range(20000, 32768))
-# A byte of it is locked for each port that is taken, by the process that took it, until that ends.
-_taken = (Path(tempfile.gettempdir()) / f"postresponse-ports-{os.getuid()}").open("ab")
+
+
+@functools.cache
+def _taken() -> int:
+    """A file of which a byte is locked for each port that is taken, by the process that took it, until that ends."""
+    return os.open(Path(tempfile.gettempdir()) / f"postresponse-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT, 0o600)
 
 
 def free_port() -> int:
@@ -24,7 +29,7 @@ def free_port() -> int:
         port = random.choice(list(_left))
         _left.discard(port)
         try:
-            fcntl.lockf(_taken, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            fcntl.lockf(_taken(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
             with socket.create_server(("127.0.0.1", port)):
                 return port
         except OSError:

@@ -9,14 +9,14 @@ from typing import Any
 import anyio
 import pytest
 
-from postresponse import after_response, asgi, current_exchange, doom, launch, wsgi
+from postresponse import CommitPolicy, after_response, asgi, current_exchange, doom, launch, wsgi
 from postresponse.core.lifecycle import UnitState
 from postresponse.exceptions import ConfigurationError
 from postresponse.observing import JobTrace, Observer, Trace
 from postresponse.tenancy import asgi as tenancy_asgi
 from postresponse.tenancy import wsgi as tenancy_wsgi
 from postresponse.work import Bulkhead, TaskSupervisor
-from tests.fakes import FakeUnits, StrictASGIServer, StrictWSGIServer
+from tests.fakes import FakeUnit, FakeUnits, StrictASGIServer, StrictWSGIServer
 from tests.work.waiting import aidle, idle
 
 inside: ContextVar[str] = ContextVar("inside", default="nowhere")
@@ -300,3 +300,18 @@ def test_whose_request_it_was_is_told_where_tenants_have_limits(protocol: str, s
         limited = tenancy_asgi.TenantLimitMiddleware(given, key=lambda scope: 7)
         anyio.run(StrictASGIServer().run, limited, backend=protocol)
     assert [trace.tenant for trace in notes.traces] == ["7"]
+
+
+class Lazy(FakeUnit):
+    """One that nobody touched."""
+
+    touched = changed = False
+
+
+def test_a_unit_of_work_that_nobody_touched_has_committed_nothing(protocol: str, supervisor: TaskSupervisor) -> None:
+    notes = Notes()
+    for options in ({}, {"commit": CommitPolicy(commit_if=lambda head: True)}):
+        serve(
+            protocol, lambda: 200, unit_of_work=lambda _: Lazy({}), supervisor=supervisor, observers=[notes], **options
+        )
+    assert [(trace.idle, trace.verdict) for trace in notes.traces] == [(True, "nothing was committed")] * 2

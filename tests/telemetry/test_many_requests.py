@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from prometheus_client import CollectorRegistry, generate_latest
 
 from postresponse import after_response, asgi, wsgi
+from postresponse.inspector import Inspector
 from postresponse.observing import JobTrace, Observer, Trace
 from postresponse.telemetry.logs import LogContext
 from postresponse.telemetry.opentelemetry import OpenTelemetryObserver
@@ -92,6 +93,7 @@ class Everything:
             SentryScope(),
             ServerTiming(),
             self.context,
+            Inspector(size=200),
             Raises(),
             self.counts,
         ]
