@@ -93,7 +93,7 @@ class Everything:
             SentryScope(),
             ServerTiming(),
             self.context,
-            Inspector(size=200),
+            Inspector(size=20),
             Raises(),
             self.counts,
         ]
