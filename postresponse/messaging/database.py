@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from anyio import CancelScope, CapacityLimiter
+from anyio.lowlevel import RunVar
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -43,7 +44,8 @@ class Database:
         self._one_by_one: Engine | AsyncEngine = (
             engine.execution_options(isolation_level="AUTOCOMMIT") if engine.dialect.name == "postgresql" else engine
         )
-        self._limiter: CapacityLimiter | None = None
+        # Each event loop has its own: one does not wake who waits for it on another.
+        self._limiter: RunVar[CapacityLimiter] = RunVar(f"postresponse.messaging.database {id(self)}")
 
     async def run(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what *work* does with a connection, committed."""
@@ -65,12 +67,17 @@ class Database:
         if isinstance(engine, AsyncEngine):
             async with engine.begin() as connection:
                 return await connection.run_sync(work, *args, **kwargs)
-        if self._limiter is None:
-            self._limiter = CapacityLimiter(OWN_POOL)
-        async with self._limiter:
+        async with self._bound():
             with CancelScope(shield=True):
                 result = await on_thread(lambda: self._run(engine, work, *args, **kwargs))
             return result
+
+    def _bound(self) -> CapacityLimiter:
+        limiter = self._limiter.get(None)
+        if limiter is None:
+            limiter = CapacityLimiter(OWN_POOL)
+            self._limiter.set(limiter)
+        return limiter
 
     def _run(
         self, engine: Engine, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
