@@ -85,9 +85,7 @@ class PostResponseMiddleware:
             from postresponse.inspector.asgi_pages import ASGIPages
             from postresponse.inspector.opening import opened
 
-            point = commit or (unit_of_work and "head")
-            options = {"unit_of_work": unit_of_work, "commit": point, "supervisor": supervisor, "observers": observers}
-            shown, observers = opened(inspector, observers, options)
+            shown, observers = opened(inspector, observers, unit_of_work, commit, supervisor)
             self._inspector = ASGIPages(shown)
         self._settings = Settings.of(
             is_async=True,

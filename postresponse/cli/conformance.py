@@ -3,10 +3,11 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from postresponse.cli.tables import aligned
 from postresponse.importing import imported
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _kinds(options: argparse.Namespace) -> "Sequence[Kind]":
 def _told(found: "Sequence[Finding]") -> str:
     head = ("server", "check", "verdict", "found")
     rows = [(each.server, each.check, each.verdict, each.found) for each in found]
-    lines = _aligned([head, *rows])
+    lines = aligned([head, *rows])
     differing = [each for each in found if each.verdict == "differs"]
     known = "as it is known, and promised"
     lines += ["", f"{len(differing)} of {len(found)} differ:" if differing else f"{len(found)} checks, all {known}"]
@@ -111,11 +112,3 @@ def _told(found: "Sequence[Finding]") -> str:
         lines[-1] = f"{len(found) - missing} checks, all {known}; not available here: {missing}"
     lines += [f"  {each.server}, {each.check}: {each.found}; known: {each.expected}" for each in differing]
     return "\n".join(lines)
-
-
-def _aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """The rows as lines, their cells below each other; the last one as long as it is."""
-    rows = list(rows)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    padded = [[*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]] for row in rows]
-    return ["  ".join(row).rstrip() for row in padded]

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
-__all__ = ["print_table"]
+__all__ = ["aligned", "print_table"]
 
 
 def print_table(rows: Sequence[Mapping[str, str]]) -> None:
@@ -18,10 +18,13 @@ def print_table(rows: Sequence[Mapping[str, str]]) -> None:
     if sys.stdout.isatty() and find_spec("rich") is not None:
         _print_drawn(rows)
         return
-    cells = [list(rows[0]), *([row[name] for name in rows[0]] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    for line in cells:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    print("\n".join(aligned([list(rows[0]), *([row[name] for name in rows[0]] for row in rows)])))
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return *rows* as lines, their cells below each other."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _print_drawn(rows: Sequence[Mapping[str, str]]) -> None:
