@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
 import pytest
 
@@ -14,6 +14,7 @@ from tests.services import PROBES
 from tests.sharing import PROCESSES, Sharing, begins_early
 
 Length = Literal["off", "short", "full"]
+LENGTHS: Final = get_args(Length)
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --long."""
     parser.addoption(
         "--long",
-        choices=("off", "short", "full"),
+        choices=LENGTHS,
         default="off",
         help="long proofs: leave them out, run them with small numbers, or with the numbers that the README claims",
     )
@@ -51,10 +52,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Skip the long proofs unless they were asked for; in one of several processes, begin with what takes long."""
     if hasattr(config, "workerinput"):  # one of several processes
         items.sort(key=lambda item: not begins_early(item.nodeid))
-    if config.getoption("--long") == "off":
-        for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(pytest.mark.skip(reason="a long proof: --long=short or --long=full runs it"))
+    length = LENGTHS.index(config.getoption("--long"))
+    for item in items:
+        if (mark := item.get_closest_marker("long")) and length < LENGTHS.index(least := (*mark.args, "short")[0]):
+            item.add_marker(pytest.mark.skip(reason=f"a long proof: --long={least} runs it"))
 
 
 @pytest.hookimpl(trylast=True)

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for suite in SUITES:
         if options.suite and suite.name not in options.suite:
             continue
-        for case in suite.cases():
+        for case in suite.cases()[: options.cases]:
             _say(f"{suite.title}: {case.name} ...")
             rows, left_out = measure(case, effort.of(suite), lambda text: _say(f"  {text}"))
             reports.append(CaseReport(suite, case, rows, effort.of(suite)))
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     names = [suite.name for suite in SUITES]
     parser.add_argument("--suite", action="append", choices=names, metavar="NAME", help="only this one; repeatable")
     parser.add_argument("--rounds", type=int, metavar="N", help="how often each contender runs (default: 30)")
+    parser.add_argument("--cases", type=int, metavar="N", help="only the first N cases of each suite (default: all)")
     parser.add_argument("--quick", action="store_true", help="three short rounds: to see that it runs")
     parser.add_argument("--check", action="store_true", help="end with 1 if a target is missed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round there")

@@ -14,7 +14,8 @@ to the collector is counted apart from the time.
 import gc
 import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module, metadata
 from typing import Any, Final, Literal
@@ -222,8 +223,10 @@ def measure(case: Case, effort: Effort, note: Callable[[str], object]) -> tuple[
                 note(f"{contender.name}: left out, {error}")
             else:
                 rows.append(Row(contender))
-        _prepare(rows, subjects, effort)
-        _run_rounds(rows, subjects, effort)
+        with _frozen():
+            _prepare(rows, subjects, effort)
+        with _frozen():
+            _run_rounds(rows, subjects, effort)
         for row, subject in zip(rows, subjects, strict=True):
             row.facts = subject.facts()
     finally:
@@ -275,9 +278,18 @@ def _requests(subject: Subject, block: float) -> int:
     return max(1, round(block / max(subject.seconds(5) / 5, 1e-7)))
 
 
-def _run_rounds(rows: Sequence[Row], subjects: Sequence[Subject], effort: Effort) -> None:
+@contextmanager
+def _frozen() -> Iterator[None]:
+    """Leave what is there already out of all that the collector looks at."""
     gc.collect()
     gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _run_rounds(rows: Sequence[Row], subjects: Sequence[Subject], effort: Effort) -> None:
     gc.disable()
     try:
         for number in range(effort.rounds):
@@ -286,7 +298,6 @@ def _run_rounds(rows: Sequence[Row], subjects: Sequence[Subject], effort: Effort
                 rows[at].seconds.append(subjects[at].seconds(rows[at].requests) / rows[at].requests)
     finally:
         gc.enable()
-        gc.unfreeze()
 
 
 def _order(count: int, number: int) -> list[int]:

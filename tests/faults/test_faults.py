@@ -23,7 +23,7 @@ BRIEF = {
 def in_time(cases: list[Case], scale: Scale) -> list[Case]:
     """Return those of the cases of one mode that a run of this length has time for."""
     where, retry = (cases[0].side, cases[0].world), cases[0].retry
-    if where in CHEAP or scale.length == "full" or (where in BRIEF and scale.length == "short"):
+    if where in CHEAP or scale.length == "full" or (scale.length == "short" and cases[0].mode == "head"):
         return cases
     shapes = BRIEF.get(where, (("small",), ("small",)))[retry]
     return [case for case in cases if case.shape.name in shapes]

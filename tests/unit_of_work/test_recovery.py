@@ -107,7 +107,7 @@ NOTHING_LEFT = ["nothing is prepared"]
 
 
 DIRECTIONS = [("orders", "audit"), ("audit", "orders")]
-KILLED = ["psycopg", pytest.param("asyncpg", marks=pytest.mark.long)]
+KILLED = ["psycopg", pytest.param("asyncpg", marks=pytest.mark.long("full"))]
 
 
 @pytest.mark.parametrize("driver", KILLED)
