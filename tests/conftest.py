@@ -17,6 +17,30 @@ Length = Literal["off", "short", "full"]
 LENGTHS: Final = get_args(Length)
 
 
+PROGRAMS: Final = (
+    "tests/servers/",
+    "tests/faults/",
+    "tests/upstream/",
+    "tests/benchmarks/",
+    "tests/hooks/",
+    "tests/mutation/",
+    "tests/typing/",
+    "tests/inspector/test_page",
+    "tests/integrations/test_asgi_on_servers.py",
+    "tests/integrations/test_django_site.py",
+    "tests/integrations/test_on_servers.py",
+    "tests/messaging/proofs/",
+    "tests/messaging/test_orders_service.py",
+    "tests/observing/test_late_servers.py",
+    "tests/test_examples.py",
+    "tests/testing/test_conformance.py",
+    "tests/unit_of_work/test_failover.py",
+    "tests/unit_of_work/test_lone_mariadb.py",
+    "tests/unit_of_work/test_recovery.py",
+)
+"""What runs servers and other programs, mostly: what they reach, other tests reach in the process that is measured."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """How long the long proofs are in this run."""
@@ -29,12 +53,18 @@ class Scale:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --long."""
+    """Add --long and --no-programs."""
     parser.addoption(
         "--long",
         choices=LENGTHS,
         default="off",
         help="long proofs: leave them out, run them with small numbers, or with the numbers that the README claims",
+    )
+    parser.addoption(
+        "--no-programs",
+        action="store_true",
+        help="leave out what runs servers and other programs, and the walk through every order of events: for a run "
+        "that is measured, or one of several versions",
     )
 
 
@@ -49,7 +79,11 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the long proofs unless they were asked for; in one of several processes, begin with what takes long."""
+    """Leave out what was not asked for; in one of several processes, begin with what takes long."""
+    if config.getoption("--no-programs"):
+        programs = {item for item in items if item.nodeid.startswith(PROGRAMS) or "every_order" in item.nodeid}
+        config.hook.pytest_deselected(items=list(programs))
+        items[:] = [item for item in items if item not in programs]
     if hasattr(config, "workerinput"):  # one of several processes
         items.sort(key=lambda item: not begins_early(item.nodeid))
     length = LENGTHS.index(config.getoption("--long"))

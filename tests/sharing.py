@@ -1,10 +1,13 @@
-"""How several processes share the tests: what takes long first, and a module to one process."""
+"""How several processes share the tests: what takes long first, and a module or a server to one process."""
 
 import os
+import re
 from typing import Any, Final
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+from tests.servers.harness import KINDS
 
 __all__ = ["PROCESSES", "Sharing", "begins_early", "group_of"]
 
@@ -25,11 +28,17 @@ BRANCHES: Final = tuple(
 """Modules that ask MariaDB for its prepared transactions, which are those of all databases: one after another."""
 
 
+SITE: Final = re.compile(rf"[-\[]((?:{'|'.join(sorted(KINDS, key=len, reverse=True))})(?:-postgresql)?)[-\]]")
+"""The server that a test of `tests/servers` is parametrized with: each starts once, for the tests of all modules."""
+
+
 def group_of(nodeid: str) -> str:
     """Name what has to run in one process with the test of this id."""
     module = nodeid.partition("::")[0]
     if module.startswith(LONG):
         return nodeid
+    if module.startswith("tests/servers/") and (site := SITE.search(nodeid)):
+        return f"tests/servers on {site[1]}"
     if module in BRANCHES:
         return "prepared transactions of MariaDB"
     return module

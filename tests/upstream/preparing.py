@@ -57,7 +57,7 @@ class Suite:
         }
 
     def in_short(self) -> Self:
-        """Return this suite with the few tests and modes of its short form, in which few requests are not suspicious."""
+        """Return this suite with the tests and modes of its short form, in which few requests are not suspicious."""
         return dataclasses.replace(self, tests=self.short, requests=1, modes=["observe", "head"])
 
     def __str__(self) -> str:
