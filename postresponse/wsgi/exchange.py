@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from postresponse.connection import socket_drained
 from postresponse.core.at_once import open_at_once, settle_at_once
-from postresponse.core.current import current
+from postresponse.core.current import current, in_job
 from postresponse.core.driven import DrivenExchange
-from postresponse.core.exchange import KEY, Failure
+from postresponse.core.exchange import KEY, Exchange, Failure
 from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
 from postresponse.core.log import logger
@@ -66,6 +66,8 @@ class WSGIExchange(DrivenExchange):
     _recorded: RecordedInput | None = None
     _replacement: Iterable[bytes] = ()
     _pause: Retry | None = None
+    _outer: Exchange | None = None
+    """What was current before: a request may be made inside of another, or of a scope."""
 
     # -- what the application calls -----------------------------------------------------------------------------
 
@@ -449,8 +451,13 @@ class WSGIExchange(DrivenExchange):
 
     def _let_go(self) -> None:
         """Take this exchange out of what would keep it alive: the context, and the server's environ."""
+        outer = self._outer
+        if outer is not None:
+            self._outer = None
+            if outer._scope is None and not in_job.get():  # over meanwhile, or on another thread
+                outer = None
         if current.get() is self:
-            current.set(None)
+            current.set(outer)
         self._scope.pop(KEY, None)
         self._scope = None
 
