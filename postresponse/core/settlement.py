@@ -378,8 +378,6 @@ def _report(exchange: DrivenExchange) -> Steps[None]:
         exchange._told = outcome
         tell_due(exchange)
         start_due(exchange, outcome)
-        while exchange._awaited:
-            yield exchange._awaited.popleft(), (), None, None
 
 
 def _milliseconds(began: int, ended: int | None) -> str:

@@ -19,13 +19,14 @@ from postresponse.core.log import logger
 from postresponse.core.observer import Observer, observers_given
 from postresponse.exceptions import ConfigurationError, SupervisorClosed, TooManyTasks, WrongThread
 from postresponse.work import homes
+from postresponse.work.captors import captors
 from postresponse.work.checks import check_count, check_function, check_seconds, is_async, name_of
 from postresponse.work.gate import Gate
 from postresponse.work.job import Job, JobState
 from postresponse.work.running import Running
 from postresponse.work.threads import Strand, Threads
 
-__all__ = ["Captor", "Service", "TaskSupervisor", "captors", "open_again"]
+__all__ = ["Service", "TaskSupervisor", "open_again"]
 
 CLEAN_UP: Final = 1.0
 """Seconds that cancelled work has for its `finally` when the supervisor closes."""
@@ -39,17 +40,6 @@ class Service(Protocol):
 
     def closing(self) -> None:
         """End soon."""
-
-
-class Captor(Protocol):
-    """Takes the work of all supervisors of this process, for a test that wants to start it itself."""
-
-    def takes(self, job: Job[Any], exchange: Exchange | None, timeout: float | None) -> bool:
-        """Whether *job* is the captor's to start, and not the supervisor's."""
-
-
-captors: Final[list[Captor]] = []
-"""The last one takes the work. Looked at once for each piece of work, and never by a request that has none."""
 
 
 class TaskSupervisor(Running):
