@@ -18,12 +18,13 @@ from postresponse.connection import socket_drained
 from postresponse.core.at_once import open_at_once, settle_at_once
 from postresponse.core.current import current, in_job
 from postresponse.core.driven import DrivenExchange
+from postresponse.core.ending import finish
 from postresponse.core.exchange import KEY, Exchange, Failure
 from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
 from postresponse.core.log import logger
 from postresponse.core.policy import Retry, never_ends
-from postresponse.core.settlement import finish, refuse, run_start_hooks, settle
+from postresponse.core.settlement import refuse, run_start_hooks, settle
 from postresponse.error_response import ErrorResponse, default_error_response, emptied, sendable, wsgi_response
 from postresponse.exceptions import WrongApplication
 from postresponse.held import HeldBody

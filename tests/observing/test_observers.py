@@ -11,8 +11,8 @@ import pytest
 
 from postresponse import CommitPolicy, after_response, asgi, current_exchange, doom, launch, wsgi
 from postresponse.core.driven import DrivenExchange
+from postresponse.core.ending import finish
 from postresponse.core.lifecycle import State, UnitState
-from postresponse.core.settlement import finish
 from postresponse.exceptions import ConfigurationError
 from postresponse.observing import JobTrace, Observer, Trace
 from postresponse.tenancy import asgi as tenancy_asgi
