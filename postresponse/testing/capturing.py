@@ -21,7 +21,7 @@ from postresponse.testing.released import HeldJob
 from postresponse.work import homes
 from postresponse.work.captors import captors
 from postresponse.work.job import Job, JobState
-from postresponse.work.supervisor import open_again
+from postresponse.work.process import open_again
 
 __all__ = ["Captured", "Immediate", "PendingJob", "captured", "immediate"]
 
