@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from anyio import CapacityLimiter, to_thread
 
 from postresponse.core.driven import DrivenExchange
-from postresponse.core.settlement import Step, Steps
+from postresponse.core.steps import Step, Steps
 from postresponse.core.units import Manner
 from postresponse.shielding import shielded, time_limit
 from postresponse.watchdog import within

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from postresponse.core.driven import DrivenExchange
-from postresponse.core.settlement import Step, Steps
+from postresponse.core.steps import Step, Steps
 from postresponse.exceptions import WrongApplication
 from postresponse.watchdog import within
 

@@ -38,6 +38,7 @@ RANKS: Final[Mapping[str, int]] = {
     "postresponse.wire": 2,
     "postresponse.doctor": 4,
     "postresponse.configuration": 3,
+    "postresponse.extension": 4,
     "postresponse.integrations": 4,
     "postresponse.testing": 4,
     "postresponse.pytest_plugin": 4,

@@ -9,6 +9,7 @@ import logging
 import socket
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -16,11 +17,12 @@ from typing import Any
 import pytest
 from werkzeug.wrappers import Request, Response
 
-from postresponse import CommitPolicy, Outcome, current_exchange
+from postresponse import CommitPolicy, Outcome, after_response, current_exchange, scope
 from postresponse.core.exchange import KEY, Failure
 from postresponse.core.lifecycle import Ending, UnitState
 from postresponse.error_response import ErrorResponse
 from postresponse.exceptions import InvalidHeader, MessageOrderError, NoExchange, WrongApplication
+from postresponse.work import TaskSupervisor
 from postresponse.wsgi import PostResponseMiddleware
 from tests.fakes import (
     CLOSINGS,
@@ -967,6 +969,61 @@ def test_the_exchange_is_in_the_environ_and_gone_afterwards() -> None:
     assert KEY not in environ
     with pytest.raises(NoExchange):
         current_exchange()
+
+
+def test_a_request_inside_of_another_and_of_a_scope_gives_back_what_was_current() -> None:
+    inner, seen = Site(answer([b"inner"])), []
+
+    def app(environ: Any, start_response: Any) -> Any:
+        before = current_exchange()
+        inner.get()
+        seen.append(current_exchange() is before)
+        return answer([b"outer"])(environ, start_response)
+
+    with scope() as outermost:
+        Site(app).get()
+        assert current_exchange() is outermost
+    assert seen == [True]
+    with pytest.raises(NoExchange):
+        current_exchange()
+
+
+def test_what_was_current_and_has_ended_on_another_thread_is_not_given_back() -> None:
+    def begun(app: PostResponseMiddleware) -> Any:
+        return app(StrictWSGIServer().environ, StrictWSGIServer().start_response)
+
+    site = Site(answer(Body(b"one")))
+    first = begun(site.app)
+    exchange = weakref.ref(current_exchange())
+    second = begun(site.app)
+    thread = threading.Thread(target=first.close)
+    thread.start()
+    thread.join()
+    second.close()
+    with pytest.raises(NoExchange):
+        current_exchange()
+    del first
+    gc.collect()
+    assert exchange() is None
+
+
+def test_work_that_calls_an_application_is_work_of_its_request_behind_it() -> None:
+    supervisor, over, seen = TaskSupervisor(), threading.Event(), []
+
+    def work() -> None:
+        assert over.wait(5)
+        before = current_exchange()
+        Site(answer([b"inner"])).get()
+        seen.append(current_exchange() is before)
+
+    def app(environ: Any, start_response: Any) -> Any:
+        after_response(work)
+        return answer([b"outer"])(environ, start_response)
+
+    Site(app, supervisor=supervisor).get()
+    over.set()
+    supervisor.close()
+    assert seen == [True]
 
 
 # -- installed twice --------------------------------------------------------------------------------------------------

@@ -16,10 +16,12 @@ from postresponse.aperforming import at_once, drive, on_thread, perform, run_at_
 from postresponse.asgi.delivery import BARRIER, LINGER, UNCOUNTED, Delivery
 from postresponse.asgi.messages import BODY, START, ends_response, look_at_head
 from postresponse.core.at_once import open_at_once, settle_at_once
+from postresponse.core.ending import finish
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
 from postresponse.core.log import logger
 from postresponse.core.policy import Retry
-from postresponse.core.settlement import Step, Steps, commit_early, finish, refuse, settle
+from postresponse.core.settlement import commit_early, refuse, settle
+from postresponse.core.steps import Step, Steps
 from postresponse.exceptions import ResponseReplaced
 from postresponse.shielding import shielded
 

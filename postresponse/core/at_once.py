@@ -12,8 +12,6 @@ from postresponse.core.driven import DrivenExchange
 from postresponse.core.lifecycle import Event, UnitState
 from postresponse.core.policy import COMMIT, below_400
 from postresponse.core.settlement import (
-    FAILURES,
-    Steps,
     begin_unit,
     made_unit,
     not_begun,
@@ -22,6 +20,7 @@ from postresponse.core.settlement import (
     settle,
     told,
 )
+from postresponse.core.steps import FAILURES, Steps
 
 __all__ = ["Run", "open_at_once", "settle_at_once"]
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from postresponse.core.exchange import Exchange, Failure, Stage
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, Moments, Outcome, State, ending_of
-from postresponse.core.log import TENANT, first_time, logger, template_of
+from postresponse.core.log import TENANT, first_time, logger, path_of, template_of
 from postresponse.core.observer import Observer, asked, tell
 from postresponse.core.policy import Verdict, below_400, head_of, is_transient, verdict_of
 from postresponse.core.settings import Settings
@@ -58,12 +58,13 @@ class DrivenExchange(Exchange):
     def _trace(self, outcome: Outcome) -> Trace:
         """Tell how it went; called once, when the outcome is known."""
         scope = self._scope or {}
-        is_wsgi = "REQUEST_METHOD" in scope
+        settings = self._settings
         return Trace(
             number=self.number,
-            time=self._settings.wall_clock() - (outcome.moments.ended - self._began) / 1e9,
-            method=scope.get("REQUEST_METHOD" if is_wsgi else "method", ""),
-            path=f"{scope.get('SCRIPT_NAME', '')}{scope.get('PATH_INFO', '')}" if is_wsgi else scope.get("path", ""),
+            time=settings.wall_clock()
+            - (settings.clock() - self._began) / 1e9,  # both of now: hooks have run meanwhile
+            method=scope.get("REQUEST_METHOD") or scope.get("method", ""),
+            path=path_of(scope),
             template=template_of(scope),
             mode=mode_of(self.policy.point, managed=self._unit is not None),
             tenant=scope.get(TENANT),

@@ -161,8 +161,6 @@ class Exchange:
     _commits: list[ObservedCommit] | None = None
     """The commits that nobody here manages, where one was seen: then the outcome is told, and nothing else changes."""
     _messages: list[EnlistedMessage] | None = None
-    _awaited: deque[Any] | None = None
-    """Jobs that the end of the exchange waits for, one after the other: where a test wants them done by then."""
     _more_observers: tuple[Observer, ...] = ()
     """Who looks on besides those of the middleware, since something was seen."""
     _passing: BaseException | None = None

@@ -3,7 +3,7 @@
 import logging
 from typing import Any, Final
 
-__all__ = ["ROUTE", "TENANT", "access", "first_time", "logger", "route_of", "template_of"]
+__all__ = ["ROUTE", "TENANT", "access", "first_time", "logger", "path_of", "route_of", "template_of"]
 
 logger: Final = logging.getLogger("postresponse")
 access: Final = logging.getLogger("postresponse.access")
@@ -25,10 +25,17 @@ def route_of(scope: Any) -> str:
     """Name the route of a scope or environ for a log line."""
     if not scope:
         return "a finished request"
-    if "REQUEST_METHOD" in scope:
-        path = template_of(scope) or f"{scope.get('SCRIPT_NAME', '')}{scope.get('PATH_INFO', '')}"
-        return f"{scope['REQUEST_METHOD']} {path}"
-    return f"{scope.get('method', '')} {template_of(scope) or scope.get('path', '')}"
+    method = scope["REQUEST_METHOD"] if "REQUEST_METHOD" in scope else scope.get("method", "")
+    return f"{method} {template_of(scope) or path_of(scope)}"
+
+
+def path_of(scope: Any) -> str:
+    """The path of a request, that the application is mounted at included (PEP 3333: bytes as latin-1)."""
+    if "REQUEST_METHOD" not in scope:
+        path: str = scope.get("path", "")
+        return path
+    path = f"{scope.get('SCRIPT_NAME', '')}{scope.get('PATH_INFO', '')}"
+    return path.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 _told: Final[set[str]] = set()

@@ -1,32 +1,27 @@
 """Quart: the extension `PostResponse`, and error handlers that answer where a unit of work could not commit."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 import click
 from quart import Quart, got_request_exception, request, request_started
 from quart.cli import AppGroup, ScriptInfo
 
 from postresponse.asgi import PostResponseMiddleware
-from postresponse.cli import clicked
-from postresponse.configuration import Origin, effective, origins
 from postresponse.core.exchange import Failure
 from postresponse.core.log import ROUTE
 from postresponse.error_response import ErrorResponse, asgi_response
 from postresponse.exceptions import ConfigurationError
+from postresponse.extension import Extension
 
 __all__ = ["PostResponse", "rendered_by"]
 
-PREFIX: Final = "POSTRESPONSE_"
-OWN: Final = ("RELAY",)
-"""Keys that are the extension's own, and no option of the middleware."""
 RENDERED: Final = "postresponse.rendered"
 """Where the scope of a request that Quart is given once more has what its error handlers are to answer."""
 
 
-class PostResponse:
+class PostResponse(Extension[Quart]):
     """Wrap Quart applications in `PostResponseMiddleware`, with options by keyword or by `app.config`.
 
     `app.config["POSTRESPONSE_COMMIT"] = "buffered"` gives the option `commit`, and so each one; an object may be named
@@ -56,48 +51,21 @@ class PostResponse:
         >>> extension.init_app(app)
     """
 
-    def __init__(
-        self, app: Quart | None = None, *, unit_of_work: Any = None, commit: Any = None, **options: Any
-    ) -> None:
-        self._given = {"unit_of_work": unit_of_work, "commit": commit, **options}
-        self._origins: WeakKeyDictionary[Quart, tuple[Origin, ...]] = WeakKeyDictionary()
-        self._options({})  # an option that there is not is said at once
-        if app is not None:
-            self.init_app(app)
+    _application = Quart
+    _entry = "asgi_app"
+    _middleware = PostResponseMiddleware
+    _group = AppGroup
 
-    def init_app(self, app: Quart) -> None:
-        """Wrap *app* by its `asgi_app`; outside of what was wrapped before, and inside of what is later.
+    def _rendered_by(self, app: Quart) -> Any:
+        return rendered_by(app)
 
-        Raises:
-            ConfigurationError: An option is unknown, or has a value that it cannot have; or *app* was given already.
-        """
-        _check(app, "PostResponse.init_app")
-        if "postresponse" in app.extensions:
-            raise ConfigurationError(
-                f"{app!r} has a PostResponse already: leave out this init_app, or PostResponse(app); what is there is "
-                "app.extensions['postresponse'], and may serve other applications too"
-            )
-        settings = app.config.get_namespace(PREFIX, lowercase=False)
-        options = self._options(settings)
-        if "unit_of_work" in options and "error_response" not in options:
-            options["error_response"] = rendered_by(app)
-        if app.debug:
-            options.setdefault("inspector", True)
-        app.asgi_app = PostResponseMiddleware(app.asgi_app, **options)  # type: ignore[method-assign]
-        app.extensions["postresponse"] = self
-        self._origins[app] = origins(options, self._given, settings, PostResponseMiddleware, PREFIX)  # in words
+    def _tell_routes(self, app: Quart) -> None:
         request_started.connect(_tell_route, app)
-        app.cli.add_command(
-            clicked.add_to(
-                AppGroup("postresponse", help="What the middleware does here, and the relay of the outbox."),
-                lambda: self._origins[_app()],
-                lambda: _app().config.get(f"{PREFIX}RELAY"),
-            )
-        )
 
-    def _options(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        source = f"app.config {PREFIX}*"
-        return effective(self._given, settings, PostResponseMiddleware, owner="PostResponse", source=source, more=OWN)
+    def _current(self) -> Quart:
+        # Not current_app: Quart has a command that wants it run on an event loop, and a relay brings its own.
+        app: Quart = click.get_current_context().ensure_object(ScriptInfo).load_app()
+        return app
 
 
 def rendered_by(app: Quart) -> Callable[[Failure], Awaitable[ErrorResponse | None]]:
@@ -124,7 +92,8 @@ def rendered_by(app: Quart) -> Callable[[Failure], Awaitable[ErrorResponse | Non
         >>> app = Quart("shop")
         >>> app.asgi_app = PostResponseMiddleware(app.asgi_app, error_response=rendered_by(app))
     """
-    _check(app, "rendered_by")
+    if not isinstance(app, Quart):
+        raise ConfigurationError(f"rendered_by: expected the Quart application itself, found {app!r}")
     inner = app.asgi_app
     request_started.connect(_raise_failed, app)
     got_request_exception.connect(_note_unhandled, app)
@@ -185,15 +154,3 @@ async def _tell_route(app: Quart, **signal: Any) -> None:
     scope: Any = request.scope
     if request.url_rule is not None:
         scope[ROUTE] = request.url_rule.rule
-
-
-def _check(app: Any, owner: str) -> None:
-    if not isinstance(app, Quart):
-        raise ConfigurationError(f"{owner}: expected the Quart application itself, found {app!r}")
-
-
-def _app() -> Quart:
-    """The application of a command."""
-    # Not current_app: Quart has a command that wants it run on an event loop, and a relay brings its own.
-    app: Quart = click.get_current_context().ensure_object(ScriptInfo).load_app()
-    return app

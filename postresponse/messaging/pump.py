@@ -9,14 +9,12 @@ import enum
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Any, Final, Protocol, runtime_checkable
 
 from anyio import CancelScope, Event, create_task_group, current_time, move_on_after, sleep
 from anyio.abc import TaskGroup
 
 from postresponse.core.log import logger
-from postresponse.exceptions import SupervisorClosed
 from postresponse.messaging.delivery import Delivery, Result, Settled
 from postresponse.messaging.retrying import Backoff, Breaker, chance
 from postresponse.work import homes
@@ -149,13 +147,8 @@ class Pump:
     def wake(self) -> None:
         """Something may have changed, or be there."""
         home = self._home
-        if home is None:
-            return
-        if home.is_here():
-            self._tell()
-        else:
-            with suppress(SupervisorClosed):
-                home.call_soon(self._tell)
+        if home is not None:
+            homes.wake(home, self._tell)
 
     def renew(self) -> None:
         """Be as new, to run once more."""

@@ -3,7 +3,6 @@
 import atexit
 import os
 import re
-import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Final
 from postresponse.core.log import logger
 from postresponse.core.observer import Observer
 from postresponse.core.trace import ObservedCommit, Trace
+from postresponse.work.process import as_child_ends
 
 __all__ = ["LateCommits", "Tally", "late_commits", "tally"]
 
@@ -139,14 +139,11 @@ class Tally(Observer):
         return route
 
     def _tell_at_exit(self) -> None:
-        """Have it told when this process ends, where no lifespan does; a child of multiprocessing leaves out atexit."""
+        """Have it told when this process ends, where no lifespan does."""
         if self._tells_at_exit:
             return
         self._tells_at_exit = True
-        multiprocessing = sys.modules.get("multiprocessing.util")  # which a child of it has loaded
-        if multiprocessing is not None and sys.modules["multiprocessing"].parent_process() is not None:
-            multiprocessing.Finalize(None, self.tell, exitpriority=0)
-        else:
+        if not as_child_ends(self.tell):
             atexit.register(self.tell)
 
 

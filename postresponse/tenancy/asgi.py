@@ -52,10 +52,7 @@ class TenantLimitMiddleware(TenantLimits[ASGIApplication]):
 
         def admit() -> None:
             assert home is not None
-            if home.is_here():
-                came.set()
-            else:
-                home.call_soon(came.set)
+            homes.call_on(home, came.set)
 
         turn = self._admission.enter(scope, scope["path"], admit)
         if turn is None:

@@ -7,11 +7,12 @@ from time import monotonic
 from typing import Any, Final
 
 from postresponse.connection import client_left
+from postresponse.core.log import path_of
 from postresponse.error_response import refused, sendable
 from postresponse.tenancy.limits import Refusal, TenantLimits, Turn
 from postresponse.typing import WSGIApplication
 from postresponse.wsgi.files import is_file, watch_close
-from postresponse.wsgi.heads import path_of, status_line
+from postresponse.wsgi.heads import status_line
 
 __all__ = ["TenantLimitMiddleware"]
 

@@ -6,10 +6,11 @@ server's or its client's. They nest: the innermost one takes the work, and all a
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from postresponse.core.exchange import Exchange
 from postresponse.exceptions import ConfigurationError, WrongThread
@@ -18,8 +19,9 @@ from postresponse.testing.draining import Outboxes
 from postresponse.testing.recorder import Recorder
 from postresponse.testing.released import HeldJob
 from postresponse.work import homes
+from postresponse.work.captors import captors
 from postresponse.work.job import Job, JobState
-from postresponse.work.supervisor import captors, open_again
+from postresponse.work.process import open_again
 
 __all__ = ["Captured", "Immediate", "PendingJob", "captured", "immediate"]
 
@@ -65,7 +67,6 @@ class Captured(Recorder):
         if _is(owner, "postresponse.messaging.relay", "Relay"):
             self._services.append(held)
             return True
-        job._wanted = lambda _: self._release(held)
         self._jobs.append(job)
         self._held.append(held)
         return True
@@ -100,7 +101,6 @@ class Captured(Recorder):
         ran = []
         while self._held:
             held = self._held.popleft()
-            held.job._wanted = None
             held.run()
             ran.append(held.job)
         return self._ran(ran)
@@ -111,7 +111,6 @@ class Captured(Recorder):
         ran = []
         while self._held:
             held = self._held.popleft()
-            held.job._wanted = None
             await held.arun()
             ran.append(held.job)
         return self._ran(ran)
@@ -131,12 +130,12 @@ class Captured(Recorder):
                 "Flask's test client does with buffered=True"
             )
 
-    def _release(self, held: HeldJob) -> None:
-        """Somebody waits for it: nobody could run it meanwhile."""
-        if held not in self._held:
+    def wanted(self, job: Job[Any]) -> None:
+        """Run *job*, if it is held back."""
+        held = next((each for each in list(self._held) if each.job is job), None)
+        if held is None:
             return
         self._held.remove(held)
-        held.job._wanted = None
         if homes.here() is None:
             held.run()
         else:
@@ -148,7 +147,6 @@ class Captured(Recorder):
     def _forget(self) -> None:
         """The block is over: what is left is cancelled, so that who holds it knows."""
         for held in [*self._held, *self._services]:
-            held.job._wanted = None
             held.job._end(JobState.CANCELLED)
         self._held.clear()
         self._services.clear()
@@ -156,6 +154,11 @@ class Captured(Recorder):
 
 class Immediate(Recorder):
     """What `immediate()` gives: what was seen, while work runs at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._started: WeakKeyDictionary[Exchange, deque[HeldJob]] = WeakKeyDictionary()
+        self._told = 0
 
     def takes(self, job: Job[Any], exchange: Exchange | None, timeout: float | None) -> bool:
         """Run *job* here; on an event loop, start it as its supervisor would, and have the request wait for it."""
@@ -169,10 +172,21 @@ class Immediate(Recorder):
             return True
         held.start()
         if exchange is not None:
-            if exchange._awaited is None:
-                exchange._awaited = deque()
-            exchange._awaited.append(held.wait)
+            self._started.setdefault(exchange, deque()).append(held)
         return True
+
+    def wanted(self, job: Job[Any]) -> None:
+        """Nothing: what was taken has begun."""
+
+    def _last(self, exchange: Exchange, begun: object) -> Awaitable[None] | None:
+        """Wait for the work that runs on the event loop, and for what that starts."""
+        started = self._started.get(exchange)
+        return self._wait(started, begun) if started else super()._last(exchange, begun)
+
+    async def _wait(self, started: deque[HeldJob], begun: object) -> None:
+        while started:
+            await started.popleft().wait()
+        self._over(begun)
 
     def raise_failures(self) -> None:
         """Raise what the work raised so far, once.
@@ -182,8 +196,6 @@ class Immediate(Recorder):
         """
         jobs, self._told = self._jobs[self._told :], len(self._jobs)
         _raise_failures(jobs)
-
-    _told = 0
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """What a test looks on with: every exchange of the process, how it ended, and the work that came of it."""
 
 import threading
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -41,12 +41,13 @@ class Recorder(Observer):
         with self._changed:
             self._traces.append(trace)
             exchange, _ = self._open.get(begun, (None, 0)) if isinstance(begun, int) else (None, 0)
-        if exchange is None or not exchange._expects_work:
-            self._over(begun)
-            return
-        if exchange._awaited is None:
-            exchange._awaited = deque()
-        exchange._awaited.append(_Started(self, begun, exchange._awaited))
+        if exchange is not None:  # before what others have put there, who look on from further out
+            exchange._at_end = [partial(self._last, exchange, begun), *(exchange._at_end or ())]
+
+    def _last(self, exchange: Exchange, begun: object) -> Awaitable[None] | None:
+        """Do what comes behind the start of its work; on an event loop what is returned is waited for."""
+        self._over(begun)
+        return None
 
     def _over(self, begun: Any) -> None:
         with self._changed:
@@ -114,18 +115,3 @@ class Recorder(Observer):
                 if not self._changed.wait(deadline - monotonic()) and monotonic() >= deadline:
                     for key in elsewhere:
                         self._open[key] = (self._open[key][0], here)
-
-
-class _Started:
-    """Tells a recorder that the work of an exchange has started, behind all else that its end waits for."""
-
-    def __init__(self, recorder: Recorder, begun: object, awaited: deque[Any]) -> None:
-        self._recorder = recorder
-        self._begun = begun
-        self._awaited = awaited
-
-    def __call__(self) -> None:
-        if all(isinstance(each, _Started) for each in self._awaited):  # of other recorders
-            self._recorder._over(self._begun)
-        else:
-            self._awaited.append(self)

@@ -153,14 +153,7 @@ def complete(token: str, value: Any = None, *, error: BaseException | None = Non
     if suspended is None:
         return _came_too_late(token)
     suspended.value, suspended.error = value, error
-    try:
-        if suspended.home.is_here():
-            suspended.wake()
-        else:
-            suspended.home.call_soon(suspended.wake)
-    except SupervisorClosed:
-        return _came_too_late(token)
-    return True
+    return homes.wake(suspended.home, suspended.wake) or _came_too_late(token)
 
 
 def complete_later(delay: float, token: str, value: Any = None, *, error: BaseException | None = None) -> None:

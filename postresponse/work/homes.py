@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from postresponse.work.asyncio_task import JobTask
 
-__all__ = ["AsyncioHome", "Home", "OwnLoop", "TrioHome", "here", "of", "trio_token", "wait_for"]
+__all__ = ["AsyncioHome", "Home", "OwnLoop", "TrioHome", "call_on", "here", "of", "trio_token", "wait_for", "wake"]
 
 
 class Home(Protocol):
@@ -191,6 +191,27 @@ def here() -> AsyncioHome | TrioHome | None:
     return None if token is None else TrioHome(token)
 
 
+def call_on(home: Home, call: Callable[..., object], *args: Any) -> None:
+    """Call on the thread of *home*: at once where the caller runs there, else soon.
+
+    Raises:
+        SupervisorClosed: The loop is closed.
+    """
+    if home.is_here():
+        call(*args)
+    else:
+        home.call_soon(call, *args)
+
+
+def wake(home: Home, call: Callable[[], object]) -> bool:
+    """As `call_on`, for who waits there; False where the loop is closed, since nobody waits there any more."""
+    try:
+        call_on(home, call)
+    except SupervisorClosed:
+        return False
+    return True
+
+
 async def wait_for(job: Any) -> None:
     """Wait until *job* is done, on whatever event loop."""
     from anyio import Event
@@ -199,14 +220,7 @@ async def wait_for(job: Any) -> None:
     assert home is not None
     done = Event()
 
-    def tell(_: object) -> None:
-        if home.is_here():
-            done.set()
-        else:
-            with suppress(SupervisorClosed):  # then nobody waits there any more
-                home.call_soon(done.set)
-
-    job.add_done_callback(tell)
+    job.add_done_callback(lambda _: wake(home, done.set))
     await done.wait()
 
 

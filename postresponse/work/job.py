@@ -12,6 +12,7 @@ from postresponse.core.log import logger
 from postresponse.core.observer import Observer
 from postresponse.exceptions import WrongThread
 from postresponse.work import homes
+from postresponse.work.captors import wanted
 from postresponse.work.gate import Gate
 
 __all__ = ["Job", "JobState"]
@@ -97,7 +98,6 @@ class Job(Future[T], Generic[T]):
     _observers: tuple[Observer, ...] = ()
     _exchange: int | None = None
     _started: int | None = None
-    _wanted: Callable[[Any], object] | None = None  # told that somebody waits for it, where a test holds it back
 
     def __init__(
         self, supervisor: Carrier, fn: Callable[..., Any], args: tuple[Any, ...], context: Context, name: str
@@ -159,13 +159,11 @@ class Job(Future[T], Generic[T]):
             raise WrongThread(
                 f"job.{call} waits, and this is the thread of an event loop, which waits with it: await job"
             )
-        if self._wanted is not None:
-            self._wanted(self)
+        wanted(self)
 
     def __await__(self) -> Generator[Any, Any, T]:
         if self._ending is None:
-            if self._wanted is not None:
-                self._wanted(self)
+            wanted(self)
             yield from homes.wait_for(self).__await__()
         return super().result(0)
 

@@ -47,7 +47,7 @@ async def first_success(
     home = homes.here()
     assert home is not None
     decided = Event()
-    race.start(lambda: decided.set() if home.is_here() else home.call_soon(decided.set))
+    race.start(lambda: homes.wake(home, decided.set))
     try:
         with fail_after(timeout):
             await decided.wait()

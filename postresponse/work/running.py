@@ -48,10 +48,8 @@ class Running:
                 else:
                     job._strand = strand
                     strand.put(job)
-            elif home.is_here():
-                self._spawn(job)
             else:
-                home.call_soon(self._spawn, job)
+                homes.call_on(home, self._spawn, job)
         except (SupervisorClosed, RuntimeError) as error:  # the loop is closed; or no thread can be started any more
             logger.debug("the job %s cannot start", job, exc_info=error)
             self._lose(job)
@@ -256,14 +254,7 @@ class Running:
 
     def _ask(self, job: Job[Any], state: JobState) -> bool:
         """Cancel an async job, on its own loop, so that it ends as *state*; False if that is closed."""
-        try:
-            if job._home.is_here():
-                self._cancel_here(job, state)
-            else:
-                job._home.call_soon(self._cancel_here, job, state)
-        except SupervisorClosed:
-            return False
-        return True
+        return homes.wake(job._home, functools.partial(self._cancel_here, job, state))
 
     def _cancel_here(self, job: Job[Any], state: JobState) -> None:
         if job._ending is not None:

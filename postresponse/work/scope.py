@@ -8,10 +8,11 @@ from typing import Any
 
 from postresponse.core.current import current
 from postresponse.core.driven import DrivenExchange
+from postresponse.core.ending import finish
 from postresponse.core.exchange import Exchange
 from postresponse.core.lifecycle import Event, Outcome, State
 from postresponse.core.settings import Settings
-from postresponse.core.settlement import begin_unit, finish, made_unit, settle
+from postresponse.core.settlement import begin_unit, made_unit, settle
 from postresponse.exceptions import ConfigurationError, NoExchange
 from postresponse.performing import perform
 from postresponse.typing import AsyncUnitOfWork, UnitOfWork

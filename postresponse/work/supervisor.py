@@ -1,13 +1,9 @@
 """The supervisor: it starts work, bounds it, reports what fails, and loses nothing without saying so."""
 
-import atexit
 import functools
 import inspect
 import math
-import os
-import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context, copy_context
 from time import monotonic
@@ -19,13 +15,15 @@ from postresponse.core.log import logger
 from postresponse.core.observer import Observer, observers_given
 from postresponse.exceptions import ConfigurationError, SupervisorClosed, TooManyTasks, WrongThread
 from postresponse.work import homes
+from postresponse.work.captors import captors
 from postresponse.work.checks import check_count, check_function, check_seconds, is_async, name_of
 from postresponse.work.gate import Gate
 from postresponse.work.job import Job, JobState
+from postresponse.work.process import as_child_ends, begin_with, close_all
 from postresponse.work.running import Running
 from postresponse.work.threads import Strand, Threads
 
-__all__ = ["Captor", "Service", "TaskSupervisor", "captors", "open_again"]
+__all__ = ["Service", "TaskSupervisor"]
 
 CLEAN_UP: Final = 1.0
 """Seconds that cancelled work has for its `finally` when the supervisor closes."""
@@ -39,17 +37,6 @@ class Service(Protocol):
 
     def closing(self) -> None:
         """End soon."""
-
-
-class Captor(Protocol):
-    """Takes the work of all supervisors of this process, for a test that wants to start it itself."""
-
-    def takes(self, job: Job[Any], exchange: Exchange | None, timeout: float | None) -> bool:
-        """Whether *job* is the captor's to start, and not the supervisor's."""
-
-
-captors: Final[list[Captor]] = []
-"""The last one takes the work. Looked at once for each piece of work, and never by a request that has none."""
 
 
 class TaskSupervisor(Running):
@@ -98,7 +85,7 @@ class TaskSupervisor(Running):
         self._users = 0
         self._services: list[Service] = []
         self._begin_anew()
-        _supervisors.add(self)
+        begin_with(self)
 
     def _begin_anew(self) -> None:
         """Be as new, in a process that has just begun."""
@@ -234,7 +221,7 @@ class TaskSupervisor(Running):
         self._live.add(job)
         if not self._used:
             self._used = True
-            _close_at_exit()
+            as_child_ends(close_all)
         starts = True
         if (
             self._closed and not within
@@ -405,36 +392,3 @@ class TaskSupervisor(Running):
                 return True
             self._when_empty.remove(tell)
             return False
-
-
-# -- the end of a process, and the beginning of one -------------------------------------------------------------------
-
-_supervisors: "Final[weakref.WeakSet[TaskSupervisor]]" = weakref.WeakSet()
-
-
-def open_again() -> None:
-    """Have those take work that were closed: by an application of the same process, for a test of the next one."""
-    for supervisor in list(_supervisors):
-        supervisor._closed = False
-
-
-def _at_exit() -> None:
-    for supervisor in list(_supervisors):
-        supervisor._users = 0
-        supervisor.close()
-
-
-def _after_fork() -> None:
-    for supervisor in list(_supervisors):
-        supervisor._begin_anew()
-
-
-def _close_at_exit() -> None:
-    """Have a child of multiprocessing, which leaves out `atexit`, close its supervisors when it ends."""
-    multiprocessing = sys.modules.get("multiprocessing.util")  # which a child of it has loaded
-    if multiprocessing is not None and sys.modules["multiprocessing"].parent_process() is not None:
-        multiprocessing.Finalize(None, _at_exit, exitpriority=0)
-
-
-atexit.register(_at_exit)
-os.register_at_fork(after_in_child=_after_fork)

@@ -6,11 +6,12 @@ on, so that whoever iterates may break off, be cancelled, or go on in another ta
 
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Hashable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Generic, TypeVar
 from weakref import ref
 
-from postresponse.exceptions import NotAFunction, SupervisorClosed, WrongThread
+from postresponse.exceptions import NotAFunction, WrongThread
 from postresponse.work import homes
 
 __all__ = ["Valve", "ValveGroup"]
@@ -127,13 +128,7 @@ class Valve:
         if home is None:
             raise WrongThread("a valve is awaited on an event loop; use guard_sync(), or ask whether it is closed")
 
-        def wake() -> None:
-            if home.is_here():
-                call()
-            else:
-                with suppress(SupervisorClosed):  # then nobody waits there any more
-                    home.call_soon(call)
-
+        wake = partial(homes.wake, home, call)
         with self._lock:
             if not self._closed:
                 self._wakes[wake] = wake

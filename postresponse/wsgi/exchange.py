@@ -16,14 +16,15 @@ from typing import Any, Final
 
 from postresponse.connection import socket_drained
 from postresponse.core.at_once import open_at_once, settle_at_once
-from postresponse.core.current import current
+from postresponse.core.current import current, in_job
 from postresponse.core.driven import DrivenExchange
-from postresponse.core.exchange import KEY, Failure
+from postresponse.core.ending import finish
+from postresponse.core.exchange import KEY, Exchange, Failure
 from postresponse.core.headers import check_headers
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
 from postresponse.core.log import logger
 from postresponse.core.policy import Retry, never_ends
-from postresponse.core.settlement import finish, refuse, run_start_hooks, settle
+from postresponse.core.settlement import refuse, run_start_hooks, settle
 from postresponse.error_response import ErrorResponse, default_error_response, emptied, sendable, wsgi_response
 from postresponse.exceptions import WrongApplication
 from postresponse.held import HeldBody
@@ -66,6 +67,8 @@ class WSGIExchange(DrivenExchange):
     _recorded: RecordedInput | None = None
     _replacement: Iterable[bytes] = ()
     _pause: Retry | None = None
+    _outer: Exchange | None = None
+    """What was current before: a request may be made inside of another, or of a scope."""
 
     # -- what the application calls -----------------------------------------------------------------------------
 
@@ -449,8 +452,13 @@ class WSGIExchange(DrivenExchange):
 
     def _let_go(self) -> None:
         """Take this exchange out of what would keep it alive: the context, and the server's environ."""
+        outer = self._outer
+        if outer is not None:
+            self._outer = None
+            if outer._scope is None and not in_job.get():  # over meanwhile, or on another thread
+                outer = None
         if current.get() is self:
-            current.set(None)
+            current.set(outer)
         self._scope.pop(KEY, None)
         self._scope = None
 

@@ -114,6 +114,9 @@ class PostResponseMiddleware:
         exchange = WSGIExchange(settings, given, monotonic_ns(), None, start_response)
         while True:
             given[KEY] = exchange
+            outer = current.get()
+            if outer is not None:
+                exchange._outer = outer
             current.set(exchange)
             if settings.observers:
                 exchange._begin_observed(settings.observers)

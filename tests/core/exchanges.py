@@ -6,7 +6,8 @@ from typing import Any
 from postresponse.core.driven import DrivenExchange
 from postresponse.core.lifecycle import Action, Event
 from postresponse.core.settings import Settings
-from postresponse.core.settlement import FAILURES, Steps, begin_unit, made_unit, not_begun
+from postresponse.core.settlement import begin_unit, made_unit, not_begun
+from postresponse.core.steps import FAILURES, Steps
 
 SCOPE = {"type": "http", "method": "GET", "path": "/orders", "headers": []}
 

@@ -6,11 +6,11 @@ import pytest
 from postresponse import CommitPolicy
 from postresponse.core import log
 from postresponse.core.driven import DrivenExchange
+from postresponse.core.ending import finish
 from postresponse.core.exchange import Failure
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
 from postresponse.core.log import first_time, route_of
 from postresponse.core.policy import Head
-from postresponse.core.settlement import finish
 from postresponse.exceptions import (
     CommitInDoubt,
     ConfigurationError,

@@ -16,6 +16,7 @@ from typing import Any, Final
 import pytest
 
 from postresponse.core.driven import DrivenExchange
+from postresponse.core.ending import finish
 from postresponse.core.exchange import Exchange, Failure
 from postresponse.core.lifecycle import (
     MOVES,
@@ -30,7 +31,8 @@ from postresponse.core.lifecycle import (
 )
 from postresponse.core.policy import CommitPolicy, Retry
 from postresponse.core.settings import Settings
-from postresponse.core.settlement import Steps, finish, refuse, run_start_hooks, settle
+from postresponse.core.settlement import refuse, run_start_hooks, settle
+from postresponse.core.steps import Steps
 from postresponse.exceptions import CommitInDoubt, MessageOrderError
 from tests.core import exchanges
 from tests.fakes import Conflict, FakeUnit

@@ -5,9 +5,10 @@ import pytest
 
 from postresponse import CommitPolicy, Outcome, Retry
 from postresponse.core.driven import DrivenExchange
+from postresponse.core.ending import finish
 from postresponse.core.exchange import Exchange, Failure
 from postresponse.core.lifecycle import Ending, Event, State, UnitState
-from postresponse.core.settlement import commit_early, finish, refuse, run_start_hooks, settle
+from postresponse.core.settlement import commit_early, refuse, run_start_hooks, settle
 from postresponse.core.units import Manner
 from postresponse.exceptions import BodyTooLarge, CommitInDoubt, InvalidHeader, MessageOrderError, ResponseStarted
 from tests.core.exchanges import exchange_of, give_head, open_unit, perform, settings_of

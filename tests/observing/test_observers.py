@@ -10,12 +10,15 @@ import anyio
 import pytest
 
 from postresponse import CommitPolicy, after_response, asgi, current_exchange, doom, launch, wsgi
-from postresponse.core.lifecycle import UnitState
+from postresponse.core.driven import DrivenExchange
+from postresponse.core.ending import finish
+from postresponse.core.lifecycle import State, UnitState
 from postresponse.exceptions import ConfigurationError
 from postresponse.observing import JobTrace, Observer, Trace
 from postresponse.tenancy import asgi as tenancy_asgi
 from postresponse.tenancy import wsgi as tenancy_wsgi
 from postresponse.work import Bulkhead, TaskSupervisor
+from tests.core.exchanges import perform, settings_of
 from tests.fakes import FakeUnit, FakeUnits, StrictASGIServer, StrictWSGIServer
 from tests.work.waiting import aidle, idle
 
@@ -110,6 +113,35 @@ def serve(protocol: str, view: Callable[[], int], **options: Any) -> None:
         await aidle(supervisor)
 
     anyio.run(main, backend=protocol)
+
+
+def test_a_trace_says_when_its_request_came_however_long_hooks_take() -> None:
+    notes, passed = Notes(), [0.0]
+
+    def wait(outcome: object) -> None:
+        passed[0] += 30
+
+    clock, wall_clock = lambda: int(passed[0] * 1e9), lambda: 1000 + passed[0]
+    settings = settings_of(observers=[notes], on_finished=wait, clock=clock, wall_clock=wall_clock)
+    exchange = DrivenExchange(settings, {"type": "http", "method": "GET", "path": "/"}, 0)
+    exchange._begin_observed(settings.observers)
+    passed[0] += 5
+    exchange._state = State.OVER
+    perform(finish(exchange))
+    assert [trace.time for trace in notes.traces] == [1000.0]
+
+
+def test_an_observer_is_told_the_path_as_its_client_wrote_it() -> None:
+    notes = Notes()
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return []
+
+    environ = StrictWSGIServer().environ | {"PATH_INFO": "/caf\xc3\xa9"}
+    body: Any = wsgi.PostResponseMiddleware(app, observers=[notes])(environ, StrictWSGIServer().start_response)
+    body.close()
+    assert [trace.path for trace in notes.traces] == ["/café"]
 
 
 def test_an_observer_is_told_how_an_exchange_went(protocol: str, supervisor: TaskSupervisor) -> None:

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from postresponse.unit_of_work import sqlalchemy_transaction
-from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork, _Use
+from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
+from postresponse.unit_of_work.sqlalchemy_session import Use
 from postresponse.unit_of_work.sqlalchemy_transaction import _LISTENERS
 
 
@@ -74,7 +75,7 @@ def test_a_session_that_begins_while_another_thread_is_about_to_listen_is_not_un
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first of two first requests is in the middle of it when the second begins."""
-    engine, uses = create_engine("sqlite://"), (_Use(), _Use())
+    engine, uses = create_engine("sqlite://"), (Use(), Use())
     begun, go_on = threading.Event(), threading.Event()
 
     def pause() -> None:
@@ -82,7 +83,7 @@ def test_a_session_that_begins_while_another_thread_is_about_to_listen_is_not_un
             begun.set()
             assert go_on.wait(20)
 
-    def fail(use: _Use) -> None:
+    def fail(use: Use) -> None:
         with Session(engine) as session:
             event.listen(session, "after_begin", use.on_begin)
             with pytest.raises(DBAPIError):

@@ -26,7 +26,8 @@ from werkzeug.test import create_environ, run_wsgi_app
 from postresponse import asgi, current_exchange, wsgi
 from postresponse.core.lifecycle import Outcome, UnitState
 from postresponse.exceptions import ConfigurationError, NoExchange, WrongApplication
-from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork, _Use
+from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork, SQLAlchemyUnitOfWork
+from postresponse.unit_of_work.sqlalchemy_session import Use
 from tests.fakes import StrictASGIServer
 from tests.services import mariadb, postgres
 from tests.services.blackhole import Blackhole
@@ -294,7 +295,7 @@ def test_an_engine_in_the_place_of_an_earlier_one_is_heard_as_well() -> None:
     """SQLAlchemy's event registry goes by the id of an engine, which a later one may have again."""
     dialects = []
     for _ in range(60):
-        engine, use = create_engine("sqlite://"), _Use()
+        engine, use = create_engine("sqlite://"), Use()
         with Session(engine) as session:
             event.listen(session, "after_begin", use.on_begin)
             with pytest.raises(DBAPIError):

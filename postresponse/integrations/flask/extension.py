@@ -1,27 +1,19 @@
 """The extension: one object for any number of applications, configured by them or by keyword."""
 
-from collections.abc import Mapping
-from typing import Any, Final
-from weakref import WeakKeyDictionary
+from typing import Any
 
 from flask import Flask, current_app, request, request_started
 from flask.cli import AppGroup
 
-from postresponse.cli import clicked
-from postresponse.configuration import Origin, effective, origins
 from postresponse.core.log import ROUTE
-from postresponse.exceptions import ConfigurationError
+from postresponse.extension import Extension
 from postresponse.integrations.flask.rendering import rendered_by
 from postresponse.wsgi import PostResponseMiddleware
 
 __all__ = ["PostResponse"]
 
-PREFIX: Final = "POSTRESPONSE_"
-OWN: Final = ("RELAY",)
-"""Keys that are the extension's own, and no option of the middleware."""
 
-
-class PostResponse:
+class PostResponse(Extension[Flask]):
     """Wrap Flask applications in `PostResponseMiddleware`, with options by keyword or by `app.config`.
 
     `app.config["POSTRESPONSE_COMMIT"] = "buffered"` gives the option `commit`, and so each one; an object may be named
@@ -51,55 +43,20 @@ class PostResponse:
         >>> extension.init_app(app)
     """
 
-    def __init__(
-        self, app: Flask | None = None, *, unit_of_work: Any = None, commit: Any = None, **options: Any
-    ) -> None:
-        self._given = {"unit_of_work": unit_of_work, "commit": commit, **options}
-        self._origins: WeakKeyDictionary[Flask, tuple[Origin, ...]] = WeakKeyDictionary()
-        self._options({})  # an option that there is not is said at once
-        if app is not None:
-            self.init_app(app)
+    _application = Flask
+    _entry = "wsgi_app"
+    _middleware = PostResponseMiddleware
+    _group = AppGroup
 
-    def init_app(self, app: Flask) -> None:
-        """Wrap *app* by its `wsgi_app`; outside of what was wrapped before, and inside of what is later.
+    def _rendered_by(self, app: Flask) -> Any:
+        return rendered_by(app)
 
-        Raises:
-            ConfigurationError: An option is unknown, or has a value that it cannot have; or *app* was given already.
-        """
-        if not isinstance(app, Flask):
-            raise ConfigurationError(f"PostResponse.init_app: expected the Flask application itself, found {app!r}")
-        if "postresponse" in app.extensions:
-            raise ConfigurationError(
-                f"{app!r} has a PostResponse already: leave out this init_app, or PostResponse(app); what is there is "
-                "app.extensions['postresponse'], and may serve other applications too"
-            )
-        settings = app.config.get_namespace(PREFIX, lowercase=False)
-        options = self._options(settings)
-        if "unit_of_work" in options and "error_response" not in options:
-            options["error_response"] = rendered_by(app)
-        if app.debug:
-            options.setdefault("inspector", True)
-        app.wsgi_app = PostResponseMiddleware(app.wsgi_app, **options)  # type: ignore[method-assign]
-        app.extensions["postresponse"] = self
-        self._origins[app] = origins(options, self._given, settings, PostResponseMiddleware, PREFIX)  # in words
+    def _tell_routes(self, app: Flask) -> None:
         request_started.connect(_tell_route, app)
-        app.cli.add_command(
-            clicked.add_to(
-                AppGroup("postresponse", help="What the middleware does here, and the relay of the outbox."),
-                lambda: self._origins[_app()],
-                lambda: _app().config.get(f"{PREFIX}RELAY"),
-            )
-        )
 
-    def _options(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        source = f"app.config {PREFIX}*"
-        return effective(self._given, settings, PostResponseMiddleware, owner="PostResponse", source=source, more=OWN)
-
-
-def _app() -> Flask:
-    """The application of a command."""
-    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-    return app
+    def _current(self) -> Flask:
+        app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+        return app
 
 
 def _tell_route(app: Flask, **signal: Any) -> None:

@@ -2,10 +2,9 @@
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-from postresponse.exceptions import SupervisorClosed
+from postresponse.work import homes
 
 __all__ = ["Idling"]
 
@@ -52,24 +51,14 @@ class Idling(Generic[T]):
     def beat(self) -> None:
         """Something moved."""
         home = self._home
-        if home is None:
-            return
-        if home.is_here():
-            self._stamp()
-        else:
-            with suppress(SupervisorClosed):
-                home.call_soon(self._stamp)
+        if home is not None:
+            homes.wake(home, self._stamp)
 
     def stop(self) -> None:
         """Count no longer; from any thread."""
         call_off, self._call_off = self._call_off, None
-        if call_off is None:
-            return
-        if self._home.is_here():
-            call_off()
-        else:
-            with suppress(SupervisorClosed):
-                self._home.call_soon(call_off)
+        if call_off is not None:
+            homes.wake(self._home, call_off)
 
     def _stamp(self) -> None:
         self._active = self._home.time()

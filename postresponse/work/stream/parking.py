@@ -8,11 +8,9 @@ import sys
 import threading
 import types
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import suppress
 from typing import Any, Protocol
 
-from postresponse.exceptions import SupervisorClosed
-from postresponse.work.homes import AsyncioHome, TrioHome
+from postresponse.work import homes
 
 __all__ = ["Parked", "ParkedThread", "Parking", "on_asyncio", "parked", "turn"]
 
@@ -39,12 +37,7 @@ class Parked:
         self.is_late: bool = False
 
     def wake(self) -> None:
-        home = self._home
-        if home.is_here():
-            self._set()
-        else:
-            with suppress(SupervisorClosed):  # then nobody waits there any more
-                home.call_soon(self._set)
+        homes.wake(self._home, self._set)
 
     def _set(self) -> None:
         raise NotImplementedError
@@ -90,9 +83,9 @@ class _OnTrio(Parked):
         return self._mark.wait()  # type: ignore[no-any-return]
 
 
-def parked(home: AsyncioHome | TrioHome) -> Parked:
+def parked(home: homes.AsyncioHome | homes.TrioHome) -> Parked:
     """Return a wait for the task that calls, which runs on *home*."""
-    if isinstance(home, AsyncioHome):
+    if isinstance(home, homes.AsyncioHome):
         return _OnAsyncio(home, home.loop.create_future())
     return _OnTrio(home, sys.modules["trio"].Event())
 
