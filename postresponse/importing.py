@@ -1,14 +1,17 @@
 """What a command or a setting names by a text, as `"shop.web:app"`, found; or it says what was tried."""
 
+import contextlib
 import importlib
+import inspect
 import os
 import sys
 from typing import Any
 
 from postresponse.core.policy import did_you_mean
-from postresponse.exceptions import ConfigurationError
+from postresponse.core.settings import protocol_of
+from postresponse.exceptions import ConfigurationError, WrongApplication
 
-__all__ = ["imported"]
+__all__ = ["application_named", "imported"]
 
 
 def imported(name: str, *, here: bool = False) -> Any:
@@ -56,3 +59,47 @@ def _module(name: str, module: str) -> Any:
         raise ConfigurationError(
             f"{name!r}: {module} was found, and raised {type(error).__name__} while it was imported: {error}"
         ) from error
+
+
+# -- an application -------------------------------------------------------------------------------------------------
+
+
+def application_named(name: str, *, factory: bool = False) -> Any:
+    """Import the application of a command, make it where *factory* says so, and return it.
+
+    What the application prints meanwhile goes to stderr, so that it does not end up in the output of the command.
+
+    Raises:
+        ConfigurationError: It cannot be imported or made, or is none; the message says what was tried.
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        found = imported(name, here=True)
+        if factory:
+            found = _made(name, found)
+    if inspect.isclass(found) or (inspect.isfunction(found) and not _required(found)):
+        raise ConfigurationError(f"{name!r} is {found!r}, which makes one; give --factory, or name the application")
+    try:
+        protocol_of(found)
+    except WrongApplication as error:
+        raise ConfigurationError(f"{name!r} is {found!r}; an ASGI or WSGI application is wanted") from error
+    return found
+
+
+def _made(name: str, factory: Any) -> Any:
+    if not callable(factory):
+        raise ConfigurationError(f"{name!r} is {factory!r}; with --factory a function that makes one is wanted")
+    if _required(factory):
+        raise ConfigurationError(f"{name!r} wants arguments: with --factory it is called without any")
+    try:
+        return factory()
+    except Exception as error:
+        raise ConfigurationError(f"{name!r} was called, and raised {type(error).__name__}: {error}") from error
+
+
+def _required(function: Any) -> list[str]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [each.name for each in parameters if each.kind in positional and each.default is each.empty]

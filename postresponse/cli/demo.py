@@ -6,15 +6,17 @@ import time
 from importlib.util import find_spec
 from typing import Any, Final
 
+from postresponse.cli.ending import exit_codes
+
 __all__ = ["add_to", "run"]
 
 NEEDED: Final = ("fastapi", "uvicorn", "aiosqlite")
-EXIT_CODES: Final = """exit codes:
-  0    measured, and this package did what it promises
-  1    measured, and it did not
-  2    called wrongly, or the extra 'demo' is not installed
-  3    the server did not run
-  130  interrupted"""
+EXIT_CODES: Final = exit_codes(
+    "measured, and this package did what it promises",
+    "measured, and it did not",
+    "called wrongly, or the extra 'demo' is not installed",
+    "the server did not run",
+)
 
 
 def add_to(commands: Any) -> None:

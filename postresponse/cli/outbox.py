@@ -15,10 +15,11 @@ from typing import Any, Final
 from uuid import UUID
 
 from postresponse.cli.arguments import count, seconds
+from postresponse.cli.ending import exit_codes
 from postresponse.cli.tables import print_table
 from postresponse.cli.target import Target, Wrong, named
 
-__all__ = ["add_commands", "add_to", "run"]
+__all__ = ["EXIT_CODES", "RELAY", "add_commands", "add_relay_options_to", "add_to", "run"]
 
 CHUNK: Final = 500
 """Messages that are moved, or forgotten, in one transaction."""
@@ -26,12 +27,12 @@ CHUNK: Final = 500
 TARGET: Final = """
 TARGET is a Relay in your code, as module:name, or the URL of the database.
 Passwords are better kept out of URLs, which other users of the machine can see."""
-EXIT_CODES: Final = """exit codes:
-  0    done
-  1    there is no such message, or no such thing was left to do
-  2    called wrongly, or the target cannot be loaded
-  3    the database cannot be reached, or will not do; the line says why
-  130  interrupted"""
+EXIT_CODES: Final = exit_codes(
+    "done",
+    "there is no such message, or no such thing was left to do",
+    "called wrongly, or the target cannot be loaded",
+    "the database cannot be reached, or will not do; the line says why",
+)
 RELAY: Final = """
 Send what the outbox holds until the command is told to end: SIGTERM, or Ctrl-C, lets it finish what is under way and
 hand back the rest; said twice, it ends at once. Any number may run beside each other."""
@@ -67,12 +68,11 @@ def add_commands(outbox: Any, *, with_target: bool = True) -> None:
             parser.add_argument("target", metavar="TARGET", help="module:name of a Relay, or the URL of the database")
             parser.add_argument("--table", default="postresponse_outbox", help="the table, where TARGET is a URL")
             parser.add_argument("--schema", help="where it stands, where TARGET is a URL")
-        parser.add_argument("--json", action="store_true", help="print JSON")
+        if name != "relay":
+            _add_json_to(parser)
         return parser
 
-    relay = add("relay", "send what the outbox holds, until told to end", RELAY)
-    relay.add_argument("--until-empty", action="store_true", help="end when nothing is due any more")
-    relay.set_defaults(heeds_signals=True)  # SIGTERM lets it finish what is under way
+    add_relay_options_to(add("relay", "send what the outbox holds, until told to end", RELAY))
     listed = add("list", "print what waits, the oldest first")
     listed.add_argument("--dead", action="store_true", help="print what was given up instead")
     listed.add_argument("--destination", help="of this destination only")
@@ -91,6 +91,17 @@ def add_commands(outbox: Any, *, with_target: bool = True) -> None:
     add("stats", "count what waits and what is dead, by destination")
     sql = add("sql", "print the statements that make the tables")
     sql.add_argument("--alembic", action="store_true", help="print an Alembic migration instead")
+
+
+def add_relay_options_to(relay: argparse.ArgumentParser) -> None:
+    """Add what may be said of how it runs."""
+    relay.add_argument("--until-empty", action="store_true", help="end when nothing is due any more")
+    _add_json_to(relay)
+    relay.set_defaults(heeds_signals=True)  # SIGTERM lets it finish what is under way
+
+
+def _add_json_to(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _which(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from flask import Flask, current_app, request, request_started
 from flask.cli import AppGroup
 
 from postresponse.cli import clicked
+from postresponse.cli.loaded import Loaded
 from postresponse.configuration import Origin, effective, origins
 from postresponse.core.log import ROUTE
 from postresponse.exceptions import ConfigurationError
@@ -30,8 +31,8 @@ class PostResponse:
 
     With a unit of work, the `errorhandler`s of the application answer for one that could not commit, as `rendered_by`
     has it; `error_response=lambda failure: None` has the package's default answer instead. The log, and observers, name
-    a request by its URL rule. `flask postresponse config` prints the options, and `flask postresponse relay` runs the
-    `Relay` that `POSTRESPONSE_RELAY` names.
+    a request by its URL rule. `flask postresponse config` prints the options, `flask postresponse doctor` what is wrong
+    with the application, and `flask postresponse relay` runs the `Relay` that `POSTRESPONSE_RELAY` names.
 
     Args:
         app: An application to begin with; others follow by `init_app`.
@@ -83,13 +84,14 @@ class PostResponse:
         app.extensions["postresponse"] = self
         self._origins[app] = origins(options, self._given, settings, PostResponseMiddleware, PREFIX)  # in words
         request_started.connect(_tell_route, app)
-        app.cli.add_command(
-            clicked.add_to(
-                AppGroup("postresponse", help="What the middleware does here, and the relay of the outbox."),
-                lambda: self._origins[_app()],
-                lambda: _app().config.get(f"{PREFIX}RELAY"),
-            )
+        group = AppGroup("postresponse", help=clicked.HELP)
+        application = Loaded(
+            apps=lambda: [_app()],
+            options=lambda: self._origins[_app()],
+            relay=lambda: _app().config.get(f"{PREFIX}RELAY"),
+            lacking=clicked.LACKING,
         )
+        app.cli.add_command(clicked.add_to(group, application))
 
     def _options(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         source = f"app.config {PREFIX}*"
