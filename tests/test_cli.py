@@ -84,7 +84,7 @@ def test_a_demo_that_finds_the_promises_kept_ends_with_0(monkeypatch: pytest.Mon
     assert main(["demo"]) == 0
     captured = capsys.readouterr()
     assert "did NOT" not in captured.out
-    assert captured.err.splitlines() == [f"{way.title}: 110 orders" for way in WAYS]
+    assert captured.err.splitlines() == [f"... {way.title}" for way in WAYS]
 
 
 @pytest.mark.parametrize("spoiled", [{"missed": 1}, {"false_success": 1}, {"next_ok": 0}], ids=str)
@@ -189,9 +189,8 @@ def test_the_help_of_the_recovery_documents_every_exit_code(capsys: Captured) ->
 
 def exit_codes(command: str, capsys: Captured) -> str:
     """The exit codes that the help of *command* documents."""
-    argv = [command, "stats", "--help"] if command == "outbox" else [command, "--help"]
     with pytest.raises(SystemExit):
-        main(argv)
+        main([command, "--help"])
     documented = capsys.readouterr().out.split("exit codes:\n")[1].splitlines()
     return ", ".join(line.split()[0] for line in documented)
 

@@ -80,6 +80,8 @@ def run(request: pytest.FixtureRequest, shop: Any) -> Run:
             monkey.undo()
         else:
             result = getattr(shop, name).test_cli_runner().invoke(args=["postresponse", *arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
         return result.exit_code, result.output
 
     return ran

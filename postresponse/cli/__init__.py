@@ -1,9 +1,4 @@
-"""The command `postresponse`; each of its commands is a module here, and says in its help how it ends.
-
-Exit codes: 0 done, or nothing was found; 1 something was found, or the package did not do what it promises; 2 called
-wrongly, or an extra is missing; 3 what the command needs did not run, or could not be reached; 130 interrupted; 141
-nobody reads what it prints any more.
-"""
+"""The command `postresponse`; each of its commands is a module here, and says in its help how it ends."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -11,9 +6,17 @@ from typing import Any, Final, Protocol
 
 from postresponse import __version__
 from postresponse.cli import config, conformance, demo, doctor, outbox, recover, trace
-from postresponse.cli.ending import ended, terminable
+from postresponse.cli.ending import ended, exit_codes, terminable
 
 __all__ = ["main"]
+
+
+EXIT_CODES: Final = exit_codes(
+    "done, or nothing was found",
+    "something was found, or the package did not do what it promises",
+    "called wrongly, or an extra is missing",
+    "what the command needs did not run, or could not be reached",
+)
 
 
 class _Command(Protocol):
@@ -47,7 +50,12 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="postresponse", description="Tie a unit of work to the moment it belongs to.")
+    parser = argparse.ArgumentParser(
+        prog="postresponse",
+        description="Tie a unit of work to the moment it belongs to.",
+        epilog=f"{EXIT_CODES}\n\nCOMMAND --help says what each of them means there.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"postresponse {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS.values():

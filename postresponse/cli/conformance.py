@@ -1,6 +1,7 @@
 """The command `postresponse conformance`: what servers really do here, held against what is known of them."""
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from postresponse.cli import application
 from postresponse.cli.arguments import port
 from postresponse.cli.ending import exit_codes
+from postresponse.cli.progress import progress
 from postresponse.cli.tables import aligned
 
 if TYPE_CHECKING:
@@ -69,14 +71,15 @@ def run(options: argparse.Namespace) -> int:
     from postresponse.testing.conformance import conformance
     from postresponse.testing.ports import ServerFailed
 
-    def progress(name: str) -> None:
-        print(f"... {name}", file=sys.stderr)
-
     try:
         kinds = _kinds(options)
         method = options.method if options.app else ""
         asked = {"factory": options.factory, "method": method, "path": options.path, "port": options.port}
-        found = list(conformance(kinds, options.app, progress=progress, **asked))
+        numbers = itertools.count()
+        with progress(lines=True) as tell:
+            found = list(
+                conformance(kinds, options.app, progress=lambda name: tell(name, next(numbers), len(kinds)), **asked)
+            )
     except (ConfigurationError, ServerFailed) as error:
         print(f"postresponse conformance: {error}", file=sys.stderr)
         return 3 if isinstance(error, ServerFailed) else 2

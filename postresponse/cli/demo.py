@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from postresponse.cli.ending import exit_codes
+from postresponse.cli.progress import progress
 
 __all__ = ["add_to", "run"]
 
@@ -44,7 +45,10 @@ def run(options: argparse.Namespace) -> int:
 
     began = time.monotonic()
     try:
-        tallies = measurement.measure(orders=100, failures=10, progress=report.meter(sys.stderr))
+        with progress(lines=True) as tell:
+            tallies = measurement.measure(
+                orders=100, failures=10, progress=lambda way, done, total: tell(way.title, done, total)
+            )
     except server.ServerFailed as error:
         print(f"\nthe server of the demo did not run: {error}", file=sys.stderr)
         return 3

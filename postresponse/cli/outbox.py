@@ -16,6 +16,7 @@ from uuid import UUID
 
 from postresponse.cli.arguments import count, seconds
 from postresponse.cli.ending import exit_codes
+from postresponse.cli.progress import progress
 from postresponse.cli.tables import print_table
 from postresponse.cli.target import Target, Wrong, named
 
@@ -44,6 +45,8 @@ def add_to(commands: Any) -> None:
         "outbox",
         help="send the messages of an outbox, and look after them",
         description="Run the relay of an outbox, and look after what waits, is paused, or is dead.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_commands(outbox)
 
@@ -229,11 +232,11 @@ def _in_chunks(target: Target, work: Callable[..., int], options: argparse.Names
     from postresponse.messaging.store import Which
 
     which, total = Which(options.message, options.destination, getattr(options, "older_than", 0.0)), 0
-    with _progress("messages") as tell:
+    with progress() as tell:
         while True:
             moved: int = target.in_transaction(work, CHUNK, which)
             total += moved
-            tell(total)
+            tell("messages", total)
             if moved < CHUNK:
                 return total
 
@@ -262,22 +265,6 @@ def _did(options: argparse.Namespace, what: Mapping[str, Any]) -> int:
     else:
         print(", ".join(f"{name}: {value}" for name, value in what.items() if value) or "nothing was left to do")
     return 0 if any(what.values()) else 1
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int], None]]:
-    """Say on a terminal how many there were, in one line that is gone at the end."""
-    shows = sys.stderr.isatty()
-
-    def tell(count: int) -> None:
-        if shows:
-            print(f"\r{count} {what}", end="", file=sys.stderr, flush=True)
-
-    try:
-        yield tell
-    finally:
-        if shows:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 # -- relaying ---------------------------------------------------------------------------------------------------------
@@ -338,9 +325,9 @@ def _watched(target: Target, options: argparse.Namespace) -> Iterator[None]:
 
     def watch() -> None:
         began = time.monotonic()
-        with _progress("delivered") as tell:
+        with progress() as tell:
             while not ended.wait(0.25):
-                tell(relay.counts["delivered"])
+                tell("delivered", relay.counts["delivered"])
                 if options.until_empty and time.monotonic() > began + 0.5:
                     with suppress(Exception):  # what cannot be reached is told of by the relay
                         due = [each.due + each.leased for each in target.in_transaction(target.store.stats)]

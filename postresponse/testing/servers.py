@@ -168,8 +168,8 @@ def kinds_named(name: str, protocol: str | None = None, among: Mapping[str, Kind
     family = [kind for kind in among.values() if kind.name.startswith(f"{name}-")]
     found = [among[name]] if name in among else family
     if not found:
-        near = did_you_mean(name, [*dict.fromkeys(each.partition("-")[0] for each in among), *among])
-        raise ConfigurationError(f"server: there is no {name!r}{near}; known: {', '.join(among)}")
+        near = did_you_mean(name, dict.fromkeys([*(each.partition("-")[0] for each in among), *among]))
+        raise ConfigurationError(f"server: there is no {name!r}{near}")
     fitting = [kind for kind in found if protocol in (None, kind.protocol)]
     if not fitting:
         raise ConfigurationError(f"server: {name!r} serves {found[0].protocol}, and the application is {protocol}")
