@@ -18,7 +18,8 @@ def imported(name: str, *, here: bool = False) -> Any:
     """Import `module:attribute`, `module:attribute.attribute` or `module.attribute`, and return what it names.
 
     Args:
-        here: Whether a module of the working directory is found too, as a command wants it.
+        here: Whether a command wants it: a module of the working directory is found too, and what modules print goes
+            to stderr, so that it does not end up in the output of the command.
 
     Raises:
         ConfigurationError: It is not there; the message says what was tried, and what is there instead. What the
@@ -31,7 +32,8 @@ def imported(name: str, *, here: bool = False) -> Any:
         raise ConfigurationError(f"{name!r} names nothing: expected 'module:attribute', as in 'shop.web:app'")
     if here and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    found: Any = _module(name, module)
+    with contextlib.redirect_stdout(sys.stderr) if here else contextlib.nullcontext():
+        found: Any = _module(name, module)
     path = module
     for attribute in attributes.split("."):
         try:
@@ -67,15 +69,14 @@ def _module(name: str, module: str) -> Any:
 def application_named(name: str, *, factory: bool = False) -> Any:
     """Import the application of a command, make it where *factory* says so, and return it.
 
-    What the application prints meanwhile goes to stderr, so that it does not end up in the output of the command.
+    What it prints meanwhile goes to stderr.
 
     Raises:
         ConfigurationError: It cannot be imported or made, or is none; the message says what was tried.
     """
-    with contextlib.redirect_stdout(sys.stderr):
-        found = imported(name, here=True)
-        if factory:
-            found = _made(name, found)
+    found = imported(name, here=True)
+    if factory:
+        found = _made(name, found)
     if inspect.isclass(found) or (inspect.isfunction(found) and not _required(found)):
         raise ConfigurationError(f"{name!r} is {found!r}, which makes one; give --factory, or name the application")
     try:
@@ -91,7 +92,8 @@ def _made(name: str, factory: Any) -> Any:
     if _required(factory):
         raise ConfigurationError(f"{name!r} wants arguments: with --factory it is called without any")
     try:
-        return factory()
+        with contextlib.redirect_stdout(sys.stderr):
+            return factory()
     except Exception as error:
         raise ConfigurationError(f"{name!r} was called, and raised {type(error).__name__}: {error}") from error
 

@@ -131,6 +131,14 @@ def test_without_a_relay_it_is_said_where_one_is_given(run: Run) -> None:
     assert "POSTRESPONSE_RELAY" in printed or "give PostResponsePlugin a relay=" in printed
 
 
+def test_one_that_is_interrupted_says_so_and_no_more(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("postresponse.cli.doctor.judge", interrupted)
+    assert run("doctor") == (130, "\ninterrupted\n")
+
+
 def test_each_command_documents_its_exit_codes_and_prints_json(run: Run) -> None:
     for name in SUMMARIES:
         code, printed = run(name, "--help")

@@ -276,6 +276,16 @@ def test_it_sends_until_nothing_is_due(tmp_path: Path, engine: Engine) -> None:
     assert len(sent(tmp_path)) == 30
 
 
+def test_what_the_code_of_the_relay_prints_is_not_in_what_a_program_reads(tmp_path: Path, engine: Engine) -> None:
+    printing = 'print("loaded")\n' + CODE.replace("def send(delivery):\n", "def send(delivery):\n    print('sent')\n")
+    (tmp_path / "shop_relay.py").write_text(printing)
+    enlist(engine, 1)
+    running = relay(tmp_path, "--until-empty", "--json")
+    out, err = running.communicate(timeout=30)
+    assert json.loads(out)["delivered"] == 1
+    assert err.splitlines()[:2] == ["loaded", "sent"]
+
+
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_it_finish_what_is_under_way(tmp_path: Path, engine: Engine, told: signal.Signals) -> None:
     enlist(engine, "takes a while")

@@ -66,7 +66,7 @@ def test_the_demo_prints_one_table_and_its_progress_apart_within_twenty_seconds(
         assert " of 100 " in rows[way.title]
     assert " 0 of 100 " in rows[HEAD.title]
     assert " 0 of 10 " in rows[HEAD.title]
-    assert ran.stderr.splitlines() == [f"{way.title}: 110 orders" for way in WAYS]
+    assert ran.stderr.splitlines() == [f"... {way.title}" for way in WAYS]
 
 
 def test_with_json_standard_output_holds_nothing_else() -> None:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
@@ -281,7 +281,9 @@ def _relay(target: Target, options: argparse.Namespace) -> int:
     target.in_transaction(target.store.paused)
     if not options.json:
         print(f"sending to {', '.join(relay.destinations)}; Ctrl-C or SIGTERM ends it", file=sys.stderr, flush=True)
-    with _ended_by_signals(relay) as cut, _watched(target, options):
+    # What functions print is no part of what a program reads.
+    printing = redirect_stdout(sys.stderr) if options.json else nullcontext()
+    with _ended_by_signals(relay) as cut, _watched(target, options), printing:
         anyio.run(relay.run)
     counts = relay.counts
     print(_as_json(counts) if options.json else ", ".join(f"{name}: {count}" for name, count in counts.items()))
