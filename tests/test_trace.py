@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from postresponse.cli import main
+from postresponse.cli.tracing.application import ENVIRONMENT
 from postresponse.cli.tracing.started import SERVERS, chosen
 from postresponse.exceptions import ConfigurationError
 from tests.services.ports import free_port
@@ -199,6 +200,16 @@ def test_an_application_without_the_middleware_is_observed_and_gets_what_was_giv
 def test_a_middleware_that_the_application_makes_late_is_made_once_and_told_of(capsys: Captured) -> None:
     code, (found,) = traced(capsys, "POST", "/orders", "--app", "traced_shop:added", "--server", "uvicorn")
     assert (code, found["status"], found["mode"]) == (0, 201, "head")
+
+
+def test_a_server_that_listens_before_it_has_loaded_the_application_is_waited_for(
+    folder: Path, capsys: Captured
+) -> None:
+    slow = f"import os, time\nif {ENVIRONMENT!r} in os.environ:\n    time.sleep(4)\n"
+    (folder / "slow_shop.py").write_text(f"{slow}from traced_shop import flask_app as app\n")
+    code, (found,) = traced(capsys, "POST", "/orders", "--app", "slow_shop:app", "--server", "gunicorn")
+    assert (code, found["status"]) == (0, 201)
+    assert found["milliseconds"]["end"] < 3000
 
 
 def test_a_factory_is_called(capsys: Captured) -> None:

@@ -68,7 +68,7 @@ def add_to(commands: Any) -> None:
 
     add("config", CONFIG, CONFIG_CODES).add_argument("--json", action="store_true", help="print JSON")
     doctor.add_options_to(add("doctor", DOCTOR, doctor.EXIT_CODES))
-    outbox.add_relay_options_to(add("relay", outbox.RELAY, outbox.EXIT_CODES))
+    outbox.add_relay_options_to(add("relay", outbox.RELAY, outbox.RELAY_CODES))
 
 
 def run(name: str, options: argparse.Namespace, loaded: Loaded) -> int:

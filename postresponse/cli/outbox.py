@@ -20,7 +20,7 @@ from postresponse.cli.progress import progress
 from postresponse.cli.tables import print_table
 from postresponse.cli.target import Target, Wrong, named
 
-__all__ = ["EXIT_CODES", "RELAY", "add_commands", "add_relay_options_to", "add_to", "run"]
+__all__ = ["RELAY", "RELAY_CODES", "add_commands", "add_relay_options_to", "add_to", "run"]
 
 CHUNK: Final = 500
 """Messages that are moved, or forgotten, in one transaction."""
@@ -32,6 +32,12 @@ EXIT_CODES: Final = exit_codes(
     "done",
     "there is no such message, or no such thing was left to do",
     "called wrongly, or the target cannot be loaded",
+    "the database cannot be reached, or will not do; the line says why",
+)
+RELAY_CODES: Final = exit_codes(
+    "ended as it was told to, or nothing is due any more",
+    "",
+    "called wrongly, or there is no relay, or it cannot be loaded",
     "the database cannot be reached, or will not do; the line says why",
 )
 RELAY: Final = """
@@ -59,12 +65,12 @@ def add_commands(outbox: Any, *, with_target: bool = True) -> None:
     """
     parsers = outbox.add_subparsers(dest="action", metavar="COMMAND", required=True)
 
-    def add(name: str, text: str, more: str = "") -> argparse.ArgumentParser:
+    def add(name: str, text: str, more: str = "", codes: str = EXIT_CODES) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = parsers.add_parser(
             name,
             help=text,
             description=f"{text[0].upper()}{text[1:]}.{more}",
-            epilog=f"{TARGET.strip()}\n\n{EXIT_CODES}" if with_target else EXIT_CODES,
+            epilog=f"{TARGET.strip()}\n\n{codes}" if with_target else codes,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if with_target:
@@ -75,7 +81,7 @@ def add_commands(outbox: Any, *, with_target: bool = True) -> None:
             _add_json_to(parser)
         return parser
 
-    add_relay_options_to(add("relay", "send what the outbox holds, until told to end", RELAY))
+    add_relay_options_to(add("relay", "send what the outbox holds, until told to end", RELAY, RELAY_CODES))
     listed = add("list", "print what waits, the oldest first")
     listed.add_argument("--dead", action="store_true", help="print what was given up instead")
     listed.add_argument("--destination", help="of this destination only")
@@ -281,9 +287,9 @@ def _relay(target: Target, options: argparse.Namespace) -> int:
     target.in_transaction(target.store.paused)
     if not options.json:
         print(f"sending to {', '.join(relay.destinations)}; Ctrl-C or SIGTERM ends it", file=sys.stderr, flush=True)
-    # What functions print is no part of what a program reads.
+    # What functions print is no part of what a program reads. Around what draws, which puts stdout elsewhere too.
     printing = redirect_stdout(sys.stderr) if options.json else nullcontext()
-    with _ended_by_signals(relay) as cut, _watched(target, options), printing:
+    with _ended_by_signals(relay) as cut, printing, _watched(target, options):
         anyio.run(relay.run)
     counts = relay.counts
     print(_as_json(counts) if options.json else ", ".join(f"{name}: {count}" for name, count in counts.items()))

@@ -51,7 +51,12 @@ def add_to(commands: Any) -> None:
     trace.add_argument("--timeout", type=seconds, default=30.0, metavar="SECONDS", help="silence at most (default: 30)")
     trace.add_argument("--app", help="serve this application, given as module:name")
     add_factory_to(trace)
-    trace.add_argument("--server", default="", metavar="NAME", help="with this server (default: the first installed)")
+    trace.add_argument(
+        "--server",
+        default="",
+        metavar="NAME",
+        help="by this server, as gunicorn or gunicorn-gthread (default: one installed)",
+    )
     trace.add_argument("--port", type=port, help="on this port (default: a free one)")
     trace.add_argument("--json", action="store_true", help="print JSON")
 

@@ -48,7 +48,7 @@ class Reporting(Observer):
         """Report an exchange, and how many pieces of work it starts now."""
         self._write(
             kind="exchange",
-            work=sum(condition(trace.outcome) for condition, *_ in begun._work or ()),
+            work=sum(_holds(condition, trace.outcome) for condition, *_ in tuple(begun._work or ())),
             number=trace.number,
             began=trace.outcome.moments.began,
             mode=trace.mode,
@@ -76,6 +76,13 @@ class Reporting(Observer):
 
     def _write(self, **report: Any) -> None:
         os.write(self._file, json.dumps(report).encode() + b"\n")  # whole, though several threads write
+
+
+def _holds(condition: Any, outcome: Any) -> bool:
+    try:
+        return bool(condition(outcome))
+    except Exception:  # noqa: BLE001 (asked again when the work is to start, and logged there)
+        return False
 
 
 _for_good: Final = ExitStack()
