@@ -187,6 +187,9 @@ def test_the_doctor_judges_what_servers_run(command: Callable[..., str], applica
         assert {"disconnect_by_early_close", "server_hides_disconnects"} <= set(codes)  # one of each protocol
         assert codes.count("server_kills_at_once") == 1
         assert "not_installed" not in codes
+    applications.wsgi = plain  # which nobody serves any more
+    with override_settings(POSTRESPONSE={"UNIT_OF_WORK": "default"}, **named):
+        assert "not_installed" not in command("doctor", "--server", "granian", "--json", code=1)
     with override_settings(WSGI_APPLICATION=None):
         assert "not_installed" in command("doctor", "--json", code=1)
     with override_settings(WSGI_APPLICATION="nowhere.application"):

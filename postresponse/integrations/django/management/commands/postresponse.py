@@ -18,8 +18,10 @@ from postresponse.cli.ending import ended, terminable
 from postresponse.cli.loaded import Loaded
 from postresponse.cli.target import Target
 from postresponse.configuration import Origin
+from postresponse.doctor.reached import middlewares_of
 from postresponse.exceptions import ConfigurationError
 from postresponse.importing import imported
+from postresponse.integrations.django.checks import applications
 from postresponse.integrations.django.options import OWN, SETTING, given, options_for
 from postresponse.messaging import Relay
 from postresponse.messaging.database import Database
@@ -77,9 +79,12 @@ def _run(told: argparse.Namespace) -> int:
 
 
 def _applications() -> list[Any]:
-    """What servers run: what the settings name, and else what `manage.py runserver` does."""
-    named = [getattr(conf.settings, name, None) for name in ("WSGI_APPLICATION", "ASGI_APPLICATION")]
-    return [imported(name) for name in named if name] or [get_wsgi_application()]
+    """What servers run: those with the middleware around them where any has it, since the others are seldom served."""
+    for name in ("WSGI_APPLICATION", "ASGI_APPLICATION"):
+        if getattr(conf.settings, name, None):
+            imported(getattr(conf.settings, name))  # the check passes by what is not there
+    found = list(applications())
+    return [app for app in found if middlewares_of(app)] or found or [get_wsgi_application()]
 
 
 def _settings() -> list[Origin]:
