@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import click
 
 from postresponse.cli import clicked
+from postresponse.cli.loaded import Loaded
 from postresponse.configuration import Origin, effective, origins
 from postresponse.exceptions import ConfigurationError
 
@@ -76,13 +77,13 @@ class Extension(ABC, Generic[A]):
         app.extensions["postresponse"] = self
         self._origins[app] = origins(options, self._given, settings, self._middleware, PREFIX)  # in words
         self._tell_routes(app)
-        app.cli.add_command(
-            clicked.add_to(
-                self._group("postresponse", help="What the middleware does here, and the relay of the outbox."),
-                lambda: self._origins[self._current()],
-                lambda: self._current().config.get(f"{PREFIX}RELAY"),
-            )
+        loaded = Loaded(
+            apps=lambda: [self._current()],
+            options=lambda: self._origins[self._current()],
+            relay=lambda: self._current().config.get(f"{PREFIX}RELAY"),
+            lacking=clicked.LACKING,
         )
+        app.cli.add_command(clicked.add_to(self._group("postresponse", help=clicked.HELP), loaded))
 
     def _options(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         source = f"app.config {PREFIX}*"

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from postresponse import CommitPolicy, Retry
 from postresponse.cli import main
@@ -152,6 +153,15 @@ def test_looking_makes_nothing_of_an_application_that_has_not_been_called(capsys
     assert len(middlewares_of(added)) == 1  # that of the mounted one, which is there
     assert len(middlewares_of(added, make=True)) == 2
     assert added.middleware_stack is None
+
+
+def test_a_proxy_for_what_is_not_there_now_is_passed_by(capsys: Captured) -> None:
+    from configured import application
+
+    assert "request" in application.jinja_env.globals  # with session and g, which are proxies too
+    assert len(list(reached(application, Flask))) == 1
+    assert main(["config", "configured:application"]) == 0
+    assert "WSGI middleware of configured:application, 1 of 1" in capsys.readouterr().out
 
 
 def test_what_is_reached_is_found_along_attributes_closures_slots_and_containers_and_in_no_circle() -> None:

@@ -165,12 +165,17 @@ def test_what_was_enlisted_again_meanwhile_is_not_there_twice(url: str, engine: 
 def test_the_dead_are_forgotten_in_chunks(url: str, engine: Engine, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("postresponse.cli.outbox.CHUNK", 3)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setitem(sys.modules, "rich", None)
     first, *_ = bury(engine, *range(8))
-    assert say("purge", url, "--all", "--older-than", "1000") == (1, "nothing was left to do\n", "\r0 messages\r\x1b[K")
+    assert say("purge", url, "--all", "--older-than", "1000") == (
+        1,
+        "nothing was left to do\n",
+        "\r\x1b[Kmessages: 0\r\x1b[K",
+    )
     assert say("purge", url, first)[1] == "purged: 1\n"
     code, out, err = say("purge", url, "--all")
     assert (code, out) == (0, "purged: 7\n")
-    assert err == "\r3 messages\r6 messages\r7 messages\r\x1b[K"
+    assert err == "".join(f"\r\x1b[Kmessages: {count}" for count in (3, 6, 7)) + "\r\x1b[K"
     code, _, err = say("purge", url, first)
     assert code == 1
     assert f"there is no dead message {first}" in err
@@ -269,6 +274,16 @@ def test_it_sends_until_nothing_is_due(tmp_path: Path, engine: Engine) -> None:
     out, err = running.communicate(timeout=30)
     assert (running.returncode, json.loads(out)) == (0, {"delivered": 30, "failed": 0, "outages": 0, "dead": 0}), err
     assert len(sent(tmp_path)) == 30
+
+
+def test_what_the_code_of_the_relay_prints_is_not_in_what_a_program_reads(tmp_path: Path, engine: Engine) -> None:
+    printing = 'print("loaded")\n' + CODE.replace("def send(delivery):\n", "def send(delivery):\n    print('sent')\n")
+    (tmp_path / "shop_relay.py").write_text(printing)
+    enlist(engine, 1)
+    running = relay(tmp_path, "--until-empty", "--json")
+    out, err = running.communicate(timeout=30)
+    assert json.loads(out)["delivered"] == 1
+    assert err.splitlines()[:2] == ["loaded", "sent"]
 
 
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])

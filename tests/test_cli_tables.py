@@ -1,36 +1,12 @@
 """Tables of the command: aligned text, and drawn by rich on a terminal."""
 
-import os
-import pty
-import subprocess
-import sys
-
 import pytest
 
 from postresponse.cli.tables import print_table
+from tests.terminal import on_a_terminal
 
 ROWS = [{"name": "tea [bold]", "count": "1"}, {"name": "a much longer name", "count": "20"}]
 PROGRAM = f"from postresponse.cli.tables import print_table; print_table({ROWS!r})"
-
-
-def on_a_terminal(program: str) -> str:
-    """Run *program* with a terminal for its output, and return what it wrote there."""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=theirs, stderr=theirs, env=environment)
-    os.close(theirs)
-    written = b""
-    while True:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:  # the other side is closed
-            break
-        if not part:
-            break
-        written += part
-    os.close(ours)
-    assert process.wait(30) == 0
-    return written.decode()
 
 
 def test_rows_are_aligned_and_nothing_is_printed_of_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,8 +50,11 @@ RANKS: Final[Mapping[str, int]] = {
 }
 """Every module, or the folder that it stands in, by the bands of the architecture."""
 
-TESTS: Final = ("postresponse.cli.conformance", "postresponse.pytest_plugin")
-"""What is a test by itself, and loaded by nothing but its own name: the command of the conformance kit, the plugin."""
+TESTS: Final = (
+    *("postresponse.cli.conformance", "postresponse.cli.trace", "postresponse.cli.tracing"),
+    "postresponse.pytest_plugin",
+)
+"""What is a test by itself, and loaded by nothing but its own name: commands that start servers, the plugin."""
 
 APART: Final = (("postresponse.asgi", "postresponse.wsgi"), ("postresponse.tenancy.asgi", "postresponse.tenancy.wsgi"))
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from postresponse.cli import main
-from postresponse.cli.tracing.servers import SERVERS, chosen
+from postresponse.cli.tracing.application import ENVIRONMENT
+from postresponse.cli.tracing.started import SERVERS, chosen
 from postresponse.exceptions import ConfigurationError
 from tests.services.ports import free_port
 from tests.test_readme import README
@@ -140,11 +142,14 @@ def first(found: dict[str, Any], side: str, name: str) -> float:
 # -- an application on a real server ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SERVERS)
+FAMILIES = sorted({(kind.package, kind.protocol) for kind in SERVERS.values()})
+
+
+@pytest.mark.parametrize(("package", "protocol"), FAMILIES)
 def test_a_commit_is_shown_before_the_head_that_the_client_has_and_the_work_behind_it(
-    name: str, capsys: Captured
+    package: str, protocol: str, capsys: Captured
 ) -> None:
-    app = "traced_shop:app" if SERVERS[name].asgi else "traced_shop:flask_app"
+    app, name = f"traced_shop:{'app' if protocol == 'asgi' else 'flask_app'}", package.removeprefix("py")
     code, (found,) = traced(capsys, "post", "/orders", "--app", app, "--server", name)
     assert (code, found["status"], found["whole"], found["mode"]) == (0, 201, True, "head")
     assert found["verdict"].endswith("before the first byte")
@@ -197,6 +202,16 @@ def test_a_middleware_that_the_application_makes_late_is_made_once_and_told_of(c
     assert (code, found["status"], found["mode"]) == (0, 201, "head")
 
 
+def test_a_server_that_listens_before_it_has_loaded_the_application_is_waited_for(
+    folder: Path, capsys: Captured
+) -> None:
+    slow = f"import os, time\nif {ENVIRONMENT!r} in os.environ:\n    time.sleep(4)\n"
+    (folder / "slow_shop.py").write_text(f"{slow}from traced_shop import flask_app as app\n")
+    code, (found,) = traced(capsys, "POST", "/orders", "--app", "slow_shop:app", "--server", "gunicorn")
+    assert (code, found["status"]) == (0, 201)
+    assert found["milliseconds"]["end"] < 3000
+
+
 def test_a_factory_is_called(capsys: Captured) -> None:
     code, (found,) = traced(capsys, "GET", "/nowhere", "--app", "traced_shop:make", "--factory")
     assert (code, found["status"], found["mode"]) == (0, 404, "head")
@@ -208,7 +223,7 @@ def test_a_factory_is_called(capsys: Captured) -> None:
         (["--app", "nosuch:app"], "there is no module 'nosuch'"),
         (["--app", "traced_shop:broken", "--factory"], "raised ValueError: no database"),
         (["--app", "traced_shop:app", "--server", "uvicron"], "did you mean 'uvicorn'?"),
-        (["--app", "traced_shop:app", "--server", "waitress"], "waitress does not serve ASGI"),
+        (["--app", "traced_shop:app", "--server", "waitress"], "'waitress' serves wsgi, and the application is asgi"),
         (["--server", "uvicorn"], "--server is for --app"),
         (["--app", "traced_shop:app", "--data", "@nosuch"], "nosuch cannot be read"),
     ],
@@ -229,41 +244,32 @@ def test_with_an_application_the_url_is_a_path_of_it(capsys: Captured) -> None:
 
 
 def test_without_a_server_for_it_those_that_would_do_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("uvicorn", "hypercorn", "daphne"):
+    for name in ("uvicorn", "hypercorn", "daphne", "granian", "gunicorn"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ConfigurationError, match="install one of uvicorn, hypercorn, daphne"):
-        chosen("", asgi=True)
-    with pytest.raises(ConfigurationError, match="none of those that are installed does"):
-        chosen("waitress", asgi=True)
-    assert chosen("", asgi=False).name == "waitress"
+    with pytest.raises(ConfigurationError, match="for ASGI is installed; install one of uvicorn, hypercorn, daphne"):
+        chosen("", "asgi")
+    assert chosen("", "wsgi").name == "waitress"
 
 
-def test_a_server_that_is_not_installed_is_named(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
-    # So that whoever looks for it finds nothing, in the process of the server.
-    (folder / "sitecustomize.py").write_text("import sys\nsys.modules['hypercorn'] = None\n")
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-    try:
-        assert main(["trace", "GET", "/orders", "--app", "traced_shop:app", "--server", "hypercorn"]) == 2
-    finally:
-        (folder / "sitecustomize.py").unlink()
-    assert "hypercorn is not installed" in capsys.readouterr().err
+def test_a_server_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setitem(sys.modules, "hypercorn", None)
+    assert main(["trace", "GET", "/orders", "--app", "traced_shop:app", "--server", "hypercorn"]) == 2
+    assert "hypercorn is not installed: pip install hypercorn" in capsys.readouterr().err
 
 
 def test_a_port_in_use_ends_with_3(capsys: Captured) -> None:
     with socket.create_server(("127.0.0.1", free_port())) as taken:
         port = str(taken.getsockname()[1])
         assert main(["trace", "GET", "/orders", "--app", "traced_shop:app", "--port", port]) == 3
-    assert f"port {port} of 127.0.0.1 cannot be had: Address already in use" in capsys.readouterr().err
+    assert f"port {port} of 127.0.0.1 cannot be listened on: Address already in use" in capsys.readouterr().err
 
 
 def test_a_server_that_dies_at_its_start_is_quoted_and_ends_with_3(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    (folder / "path").mkdir(exist_ok=True)
-    (folder / "path" / "hypercorn.py").write_text("raise RuntimeError('it is broken')")
-    monkeypatch.setenv("PYTHONPATH", str(folder / "path"))
+    command = ["-c", "raise SystemExit('it is broken')"]
+    kind = replace(SERVERS["hypercorn"], command=lambda target, port: command)
+    monkeypatch.setitem(SERVERS, "hypercorn", kind)
     assert main(["trace", "GET", "/orders", "--app", "traced_shop:app", "--server", "hypercorn"]) == 3
     assert "it is broken" in capsys.readouterr().err
 
@@ -284,7 +290,7 @@ def test_a_trace_that_is_ended_leaves_no_server_behind(folder: Path) -> None:
         time.sleep(0.01)
     tracing.send_signal(signal.SIGTERM)
     _, said = tracing.communicate(timeout=30)
-    assert (tracing.returncode, said.strip()) == (130, "interrupted")
+    assert (tracing.returncode, said.splitlines()[-1]) == (130, "interrupted")
     assert not listens(port)
 
 
@@ -434,7 +440,7 @@ def test_https_is_spoken_with_who_has_a_good_certificate(
 
 def test_the_readme_names_the_servers_that_it_starts() -> None:
     section = README[README.index("## The command") : README.index("## When native hooks")].lower()
-    assert [name for name in SERVERS if name not in section] == []
+    assert [name for name, _ in FAMILIES if name.removeprefix("py") not in section] == []
 
 
 def test_nobody_who_listens_ends_with_3_and_says_what_to_do(capsys: Captured) -> None:

@@ -1,21 +1,22 @@
-"""The command `postresponse`; each of its commands is a module here, and says in its help how it ends.
-
-Exit codes: 0 done, or nothing was found; 1 something was found, or the package did not do what it promises; 2 called
-wrongly, or an extra is missing; 3 what the command needs did not run, or could not be reached; 130 interrupted.
-"""
+"""The command `postresponse`; each of its commands is a module here, and says in its help how it ends."""
 
 import argparse
-import signal
-import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from postresponse import __version__
 from postresponse.cli import config, conformance, demo, doctor, outbox, recover, trace
+from postresponse.cli.ending import ended, exit_codes, terminable
 
 __all__ = ["main"]
+
+
+EXIT_CODES: Final = exit_codes(
+    "done, or nothing was found",
+    "something was found, or the package did not do what it promises",
+    "called wrongly, or an extra is missing",
+    "what the command needs did not run, or could not be reached",
+)
 
 
 class _Command(Protocol):
@@ -39,35 +40,24 @@ COMMANDS: Final[Mapping[str, _Command]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with *argv*, or the arguments of the process, and return its exit code."""
+    return ended(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     options = _parser().parse_args(argv)
-    command = COMMANDS[options.command]
-    try:
-        if getattr(options, "heeds_signals", False):
-            return command.run(options)
-        with _terminable():
-            return command.run(options)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+    with terminable(options):
+        return COMMANDS[options.command].run(options)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="postresponse", description="Tie a unit of work to the moment it belongs to.")
+    parser = argparse.ArgumentParser(
+        prog="postresponse",
+        description="Tie a unit of work to the moment it belongs to.",
+        epilog=f"{EXIT_CODES}\n\nCOMMAND --help says what each of them means there.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"postresponse {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS.values():
         command.add_to(commands)
     return parser
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the command as Ctrl-C does, so that nothing is left behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

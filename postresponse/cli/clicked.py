@@ -1,51 +1,53 @@
 """The commands of an application whose framework has a command line of click's, as `flask postresponse config`."""
 
 import argparse
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 import click
 
-from postresponse.cli import outbox
-from postresponse.configuration import Origin
+from postresponse.cli import loaded
+from postresponse.cli.ending import ended, terminable
+from postresponse.cli.loaded import Loaded
 
-__all__ = ["add_to"]
+__all__ = ["HELP", "LACKING", "add_to"]
+
+HELP: Final = "What the middleware does here, what is wrong with that, and the relay of the outbox."
+LACKING: Final = "set POSTRESPONSE_RELAY to a Relay, or to its name, as in 'shop.web:relay'"
 
 
-def add_to(group: click.Group, options: Callable[[], Sequence[Origin]], relay: Callable[[], Any]) -> click.Group:
+def add_to(group: click.Group, application: Loaded) -> click.Group:
     """Add the commands to *group*, the framework's own kind of one, and return it.
 
+    click passes all that is behind the name of a command on to the parser that `postresponse` has for it, so that the
+    options, the help and the exit codes are the same.
+
     Args:
-        group: Runs its commands where *options* and *relay* find their application.
-        options: Tells the options in force.
-        relay: Returns the `Relay` of the application, or the text that names it; None where it has none.
+        group: Runs its commands where *application* can be asked.
     """
-
-    @group.command("config", help="Print the options in force, and where each was given.")
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    def config(as_json: bool) -> None:
-        found = options()
-        if as_json:
-            click.echo(json.dumps([asdict(each) for each in found], indent=2))
-        else:
-            width = max(len(each.name) for each in found)
-            for each in found:
-                click.echo(f"{each.name:{width}}  {each.value}  ({each.source})")
-
-    @group.command("relay", help="Send what the outbox holds until told to end, as `postresponse outbox relay` does.")
-    @click.option("--until-empty", is_flag=True, help="End when nothing is due any more.")
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    @click.pass_context
-    def send(context: click.Context, until_empty: bool, as_json: bool) -> None:
-        found = relay()
-        if found is None:
-            raise click.UsageError(
-                "there is no relay: set POSTRESPONSE_RELAY to a Relay, or to its name, as in 'shop.web:relay'"
-            )
-        context.exit(
-            outbox.run(argparse.Namespace(action="relay", target=found, json=as_json, until_empty=until_empty))
-        )
-
+    for name, summary in loaded.SUMMARIES.items():
+        passed_on = click.argument("arguments", nargs=-1, type=click.UNPROCESSED)(_command(name, application))
+        group.command(
+            name,
+            help=f"{summary[0].upper()}{summary[1:]}.",
+            add_help_option=False,
+            context_settings={"ignore_unknown_options": True},
+        )(passed_on)
     return group
+
+
+def _command(name: str, application: Loaded) -> Callable[[tuple[str, ...]], None]:
+    def run(arguments: tuple[str, ...]) -> None:
+        context = click.get_current_context()
+        prog = context.command_path.rpartition(" ")[0]
+        context.exit(ended(lambda: _run(prog, [name, *arguments], application)))
+
+    return run
+
+
+def _run(prog: str, arguments: list[str], application: Loaded) -> int:
+    parser = argparse.ArgumentParser(prog=prog, description=HELP)
+    loaded.add_to(parser.add_subparsers(dest="command", metavar="COMMAND", required=True))
+    options: Any = parser.parse_args(arguments)
+    with terminable(options):
+        return loaded.run(options.command, options, application)

@@ -6,6 +6,7 @@ import sys
 from typing import Any, Final
 
 from postresponse.cli import application
+from postresponse.cli.ending import exit_codes
 from postresponse.cli.tables import print_table
 
 __all__ = ["add_to", "run"]
@@ -13,11 +14,11 @@ __all__ = ["add_to", "run"]
 CONFIG: Final = """
 Import an application, and print the options of each PostResponseMiddleware in it, the outermost first: those that were
 given, and the defaults of the others. Of two around each other the inner one steps aside. Passwords are not shown."""
-EXIT_CODES: Final = """exit codes:
-  0    printed
-  1    there is no PostResponseMiddleware in the application
-  2    called wrongly, or the application cannot be imported
-  130  interrupted"""
+EXIT_CODES: Final = exit_codes(
+    "printed",
+    "there is no PostResponseMiddleware in the application",
+    "called wrongly, or the application cannot be imported",
+)
 
 
 def add_to(commands: Any) -> None:
@@ -38,9 +39,10 @@ def run(options: argparse.Namespace) -> int:
     from postresponse.cli.described import options_of
     from postresponse.doctor.reached import middlewares_of
     from postresponse.exceptions import ConfigurationError
+    from postresponse.importing import application_named
 
     try:
-        app = application.application_named(options.app, factory=options.factory)
+        app = application_named(options.app, factory=options.factory)
         middlewares = middlewares_of(app, make=True)
     except ConfigurationError as error:
         print(f"postresponse config: {error}", file=sys.stderr)

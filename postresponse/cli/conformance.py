@@ -1,14 +1,18 @@
 """The command `postresponse conformance`: what servers really do here, held against what is known of them."""
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from postresponse.cli import application
+from postresponse.cli.arguments import port
+from postresponse.cli.ending import exit_codes
+from postresponse.cli.progress import progress
 from postresponse.cli.tables import aligned
-from postresponse.importing import imported
 
 if TYPE_CHECKING:
     from postresponse.testing.conformance import Finding
@@ -27,11 +31,12 @@ With APP they serve yours, and the last two are asked of it, by a request that i
 to fail, or that of a unit of work which stands in where it has none. The request is sent some twenty times.
 
 Each server has one worker process, and a second or two of grace for what it cancels by itself."""
-EXIT_CODES: Final = """exit codes:
-  0    each server does what is known of it, and the package on it what it promises
-  1    something differs
-  2    called wrongly: no such server or application, a port in use, nothing installed to look at
-  130  interrupted"""
+EXIT_CODES: Final = exit_codes(
+    "each server does what is known of it, and the package on it what it promises",
+    "something differs",
+    "called wrongly: no such server or application, nothing installed to look at",
+    "the port is in use",
+)
 
 
 def add_to(commands: Any) -> None:
@@ -44,6 +49,7 @@ def add_to(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("app", nargs="?", default="", metavar="APP", help="your application, as module:name")
+    application.add_factory_to(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--server",
@@ -55,14 +61,8 @@ def add_to(commands: Any) -> None:
     which.add_argument("--all", action="store_true", help="every server that the application may run on")
     parser.add_argument("--path", default="/", help="what is asked for of APP (default: /)")
     parser.add_argument("--method", default="GET", help="by which method (default: GET)")
-    parser.add_argument("--port", type=_port, default=0, help="where the servers listen (default: one that is free)")
+    parser.add_argument("--port", type=port, default=0, help="where the servers listen (default: one that is free)")
     parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, found {text!r}")
-    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -71,18 +71,18 @@ def run(options: argparse.Namespace) -> int:
     from postresponse.testing.conformance import conformance
     from postresponse.testing.ports import ServerFailed
 
-    def progress(name: str) -> None:
-        print(f"... {name}", file=sys.stderr)
-
     try:
         kinds = _kinds(options)
         method = options.method if options.app else ""
-        found = list(
-            conformance(kinds, options.app, method=method, path=options.path, port=options.port, progress=progress)
-        )
+        asked = {"factory": options.factory, "method": method, "path": options.path, "port": options.port}
+        numbers = itertools.count()
+        with progress(lines=True) as tell:
+            found = list(
+                conformance(kinds, options.app, progress=lambda name: tell(name, next(numbers), len(kinds)), **asked)
+            )
     except (ConfigurationError, ServerFailed) as error:
         print(f"postresponse conformance: {error}", file=sys.stderr)
-        return 2
+        return 3 if isinstance(error, ServerFailed) else 2
     print(json.dumps([asdict(each) for each in found], indent=2) if options.json else _told(found))
     if all(each.verdict == "not available here" for each in found):
         return 2
@@ -91,10 +91,11 @@ def run(options: argparse.Namespace) -> int:
 
 def _kinds(options: argparse.Namespace) -> "Sequence[Kind]":
     """The servers that are meant, of the application's protocol."""
-    from postresponse.testing.protocols import protocol_of
+    from postresponse.core.settings import protocol_of
+    from postresponse.importing import application_named
     from postresponse.testing.servers import KINDS, kinds_named
 
-    protocol = protocol_of(imported(options.app, here=True)) if options.app else None
+    protocol = protocol_of(application_named(options.app, factory=options.factory)) if options.app else None
     if not options.server:
         return [kind for kind in KINDS.values() if protocol in (None, kind.protocol)]
     return [kind for name in options.server for kind in kinds_named(name, protocol)]

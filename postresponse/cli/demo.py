@@ -6,15 +6,18 @@ import time
 from importlib.util import find_spec
 from typing import Any, Final
 
+from postresponse.cli.ending import exit_codes
+from postresponse.cli.progress import progress
+
 __all__ = ["add_to", "run"]
 
 NEEDED: Final = ("fastapi", "uvicorn", "aiosqlite")
-EXIT_CODES: Final = """exit codes:
-  0    measured, and this package did what it promises
-  1    measured, and it did not
-  2    called wrongly, or the extra 'demo' is not installed
-  3    the server did not run
-  130  interrupted"""
+EXIT_CODES: Final = exit_codes(
+    "measured, and this package did what it promises",
+    "measured, and it did not",
+    "called wrongly, or the extra 'demo' is not installed",
+    "the server did not run",
+)
 
 
 def add_to(commands: Any) -> None:
@@ -42,7 +45,10 @@ def run(options: argparse.Namespace) -> int:
 
     began = time.monotonic()
     try:
-        tallies = measurement.measure(orders=100, failures=10, progress=report.meter(sys.stderr))
+        with progress(lines=True) as tell:
+            tallies = measurement.measure(
+                orders=100, failures=10, progress=lambda way, done, total: tell(way.title, done, total)
+            )
     except server.ServerFailed as error:
         print(f"\nthe server of the demo did not run: {error}", file=sys.stderr)
         return 3

@@ -3,13 +3,14 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from postresponse.cli import application
+from postresponse.cli.ending import exit_codes
 
-__all__ = ["add_to", "run"]
+__all__ = ["EXIT_CODES", "add_options_to", "add_to", "judge", "run"]
 
 DOCTOR: Final = """
 Import an application, and judge how it is put together: the layers around the middleware, FastAPI's dependencies that
@@ -19,11 +20,11 @@ commit behind their yield, the server, and the database of an outbox. No request
   postresponse doctor shop.web:app --server granian --outbox postgresql+psycopg://app@db1/orders
 
 Passwords are better kept out of URLs, which other users of the machine can see."""
-EXIT_CODES: Final = """exit codes:
-  0    nothing was found but what is only to be known
-  1    an error or a warning was found
-  2    called wrongly, or the application cannot be imported
-  130  interrupted"""
+EXIT_CODES: Final = exit_codes(
+    "nothing was found but what is only to be known",
+    "an error or a warning was found",
+    "called wrongly, or the application cannot be imported",
+)
 
 
 def add_to(commands: Any) -> None:
@@ -36,27 +37,40 @@ def add_to(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     application.add_to(doctor)
+    add_options_to(doctor)
+
+
+def add_options_to(doctor: argparse.ArgumentParser) -> None:
+    """Add what may be said beside the application."""
     doctor.add_argument("--server", metavar="NAME", help="the server that serves it (default: those installed)")
     doctor.add_argument("--outbox", metavar="URL", help="the database of its outbox")
     doctor.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Judge the application, print what was found, and return the exit code."""
-    from postresponse.doctor import findings_of
+    """Import the application, judge it, print what was found, and return the exit code."""
     from postresponse.exceptions import ConfigurationError
+    from postresponse.importing import application_named
 
     try:
-        app = application.application_named(options.app, factory=options.factory)
-        found = findings_of(
-            app,
-            server=options.server,
-            outbox=options.outbox,
-            relays=[] if options.outbox is not None else _relays(options.app),
-        )
+        app = application_named(options.app, factory=options.factory)
+        return judge(options, [app], _relays(options.app))
     except ConfigurationError as error:
         print(f"postresponse doctor: {error}", file=sys.stderr)
         return 2
+
+
+def judge(options: argparse.Namespace, apps: Sequence[Any], relays: Sequence[Any]) -> int:
+    """Judge *apps*, and the outbox that *options* name or those of *relays*; print what was found, as `run` does.
+
+    Raises:
+        ConfigurationError: There is no such server, or no such database.
+    """
+    from postresponse.doctor import findings_of
+
+    found = findings_of(
+        *apps, server=options.server, outbox=options.outbox, relays=relays if options.outbox is None else []
+    )
     if options.json:
         print(json.dumps([asdict(each) for each in found], indent=2))
     else:

@@ -8,17 +8,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 from postresponse.cli.arguments import count, seconds
+from postresponse.cli.ending import exit_codes
+from postresponse.cli.progress import progress
 from postresponse.cli.tables import print_table
 from postresponse.cli.target import Target, Wrong, named
 
-__all__ = ["add_commands", "add_to", "run"]
+__all__ = ["RELAY", "RELAY_CODES", "add_commands", "add_relay_options_to", "add_to", "run"]
 
 CHUNK: Final = 500
 """Messages that are moved, or forgotten, in one transaction."""
@@ -26,12 +28,18 @@ CHUNK: Final = 500
 TARGET: Final = """
 TARGET is a Relay in your code, as module:name, or the URL of the database.
 Passwords are better kept out of URLs, which other users of the machine can see."""
-EXIT_CODES: Final = """exit codes:
-  0    done
-  1    there is no such message, or no such thing was left to do
-  2    called wrongly, or the target cannot be loaded
-  3    the database cannot be reached, or will not do; the line says why
-  130  interrupted"""
+EXIT_CODES: Final = exit_codes(
+    "done",
+    "there is no such message, or no such thing was left to do",
+    "called wrongly, or the target cannot be loaded",
+    "the database cannot be reached, or will not do; the line says why",
+)
+RELAY_CODES: Final = exit_codes(
+    "ended as it was told to, or nothing is due any more",
+    "",
+    "called wrongly, or there is no relay, or it cannot be loaded",
+    "the database cannot be reached, or will not do; the line says why",
+)
 RELAY: Final = """
 Send what the outbox holds until the command is told to end: SIGTERM, or Ctrl-C, lets it finish what is under way and
 hand back the rest; said twice, it ends at once. Any number may run beside each other."""
@@ -43,6 +51,8 @@ def add_to(commands: Any) -> None:
         "outbox",
         help="send the messages of an outbox, and look after them",
         description="Run the relay of an outbox, and look after what waits, is paused, or is dead.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_commands(outbox)
 
@@ -55,24 +65,23 @@ def add_commands(outbox: Any, *, with_target: bool = True) -> None:
     """
     parsers = outbox.add_subparsers(dest="action", metavar="COMMAND", required=True)
 
-    def add(name: str, text: str, more: str = "") -> argparse.ArgumentParser:
+    def add(name: str, text: str, more: str = "", codes: str = EXIT_CODES) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = parsers.add_parser(
             name,
             help=text,
             description=f"{text[0].upper()}{text[1:]}.{more}",
-            epilog=f"{TARGET.strip()}\n\n{EXIT_CODES}" if with_target else EXIT_CODES,
+            epilog=f"{TARGET.strip()}\n\n{codes}" if with_target else codes,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if with_target:
             parser.add_argument("target", metavar="TARGET", help="module:name of a Relay, or the URL of the database")
             parser.add_argument("--table", default="postresponse_outbox", help="the table, where TARGET is a URL")
             parser.add_argument("--schema", help="where it stands, where TARGET is a URL")
-        parser.add_argument("--json", action="store_true", help="print JSON")
+        if name != "relay":
+            _add_json_to(parser)
         return parser
 
-    relay = add("relay", "send what the outbox holds, until told to end", RELAY)
-    relay.add_argument("--until-empty", action="store_true", help="end when nothing is due any more")
-    relay.set_defaults(heeds_signals=True)  # SIGTERM lets it finish what is under way
+    add_relay_options_to(add("relay", "send what the outbox holds, until told to end", RELAY, RELAY_CODES))
     listed = add("list", "print what waits, the oldest first")
     listed.add_argument("--dead", action="store_true", help="print what was given up instead")
     listed.add_argument("--destination", help="of this destination only")
@@ -91,6 +100,17 @@ def add_commands(outbox: Any, *, with_target: bool = True) -> None:
     add("stats", "count what waits and what is dead, by destination")
     sql = add("sql", "print the statements that make the tables")
     sql.add_argument("--alembic", action="store_true", help="print an Alembic migration instead")
+
+
+def add_relay_options_to(relay: argparse.ArgumentParser) -> None:
+    """Add what may be said of how it runs."""
+    relay.add_argument("--until-empty", action="store_true", help="end when nothing is due any more")
+    _add_json_to(relay)
+    relay.set_defaults(heeds_signals=True)  # SIGTERM lets it finish what is under way
+
+
+def _add_json_to(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _which(parser: argparse.ArgumentParser) -> None:
@@ -218,11 +238,11 @@ def _in_chunks(target: Target, work: Callable[..., int], options: argparse.Names
     from postresponse.messaging.store import Which
 
     which, total = Which(options.message, options.destination, getattr(options, "older_than", 0.0)), 0
-    with _progress("messages") as tell:
+    with progress() as tell:
         while True:
             moved: int = target.in_transaction(work, CHUNK, which)
             total += moved
-            tell(total)
+            tell("messages", total)
             if moved < CHUNK:
                 return total
 
@@ -253,22 +273,6 @@ def _did(options: argparse.Namespace, what: Mapping[str, Any]) -> int:
     return 0 if any(what.values()) else 1
 
 
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int], None]]:
-    """Say on a terminal how many there were, in one line that is gone at the end."""
-    shows = sys.stderr.isatty()
-
-    def tell(count: int) -> None:
-        if shows:
-            print(f"\r{count} {what}", end="", file=sys.stderr, flush=True)
-
-    try:
-        yield tell
-    finally:
-        if shows:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
 # -- relaying ---------------------------------------------------------------------------------------------------------
 
 
@@ -283,7 +287,9 @@ def _relay(target: Target, options: argparse.Namespace) -> int:
     target.in_transaction(target.store.paused)
     if not options.json:
         print(f"sending to {', '.join(relay.destinations)}; Ctrl-C or SIGTERM ends it", file=sys.stderr, flush=True)
-    with _ended_by_signals(relay) as cut, _watched(target, options):
+    # What functions print is no part of what a program reads. Around what draws, which puts stdout elsewhere too.
+    printing = redirect_stdout(sys.stderr) if options.json else nullcontext()
+    with _ended_by_signals(relay) as cut, printing, _watched(target, options):
         anyio.run(relay.run)
     counts = relay.counts
     print(_as_json(counts) if options.json else ", ".join(f"{name}: {count}" for name, count in counts.items()))
@@ -327,9 +333,9 @@ def _watched(target: Target, options: argparse.Namespace) -> Iterator[None]:
 
     def watch() -> None:
         began = time.monotonic()
-        with _progress("delivered") as tell:
+        with progress() as tell:
             while not ended.wait(0.25):
-                tell(relay.counts["delivered"])
+                tell("delivered", relay.counts["delivered"])
                 if options.until_empty and time.monotonic() > began + 0.5:
                     with suppress(Exception):  # what cannot be reached is told of by the relay
                         due = [each.due + each.leased for each in target.in_transaction(target.store.stats)]

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from postresponse.cli.arguments import seconds
+from postresponse.cli.ending import exit_codes
 
 __all__ = ["add_to", "run"]
 
@@ -23,11 +24,11 @@ is still there as well. That is left, and has to be ended by hand.
 
 The user has to be the one of the application, or a superuser. Passwords are better kept out of the URLs, which other
 users of the machine can see: the drivers of PostgreSQL read ~/.pgpass."""
-EXIT_CODES: Final = """exit codes:
-  0    no transaction is left prepared, or there was none
-  1    one was left, or a database could not be looked into; the line says why
-  2    called wrongly
-  130  interrupted"""
+EXIT_CODES: Final = exit_codes(
+    "no transaction is left prepared, or there was none",
+    "one was left, or a database could not be looked into; the line says why",
+    "called wrongly",
+)
 
 
 def add_to(commands: Any) -> None:

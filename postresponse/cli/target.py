@@ -6,7 +6,7 @@ from typing import Any
 
 from postresponse.importing import imported
 
-__all__ = ["Target", "Wrong", "named"]
+__all__ = ["Target", "Wrong", "named", "relay_given"]
 
 
 class Wrong(Exception):
@@ -57,26 +57,38 @@ class Target:
 
 
 def named(options: argparse.Namespace) -> Target:
-    """Return what the arguments name; the target of a framework's command may be the Relay itself.
+    """Return what the arguments name.
 
     Raises:
         Wrong: They name nothing that would do.
         ConfigurationError: What they name cannot be imported.
     """
-    from postresponse.messaging import Outbox, Relay
-
-    given = options.target
-    if isinstance(given, str) and "://" in given:
+    given: str = options.target
+    if "://" in given:
         from sqlalchemy import MetaData
 
         from postresponse.messaging.database import Database
         from postresponse.messaging.tables import Tables
 
         return Target(Tables(MetaData(), options.table, options.schema), Database(given))
-    if isinstance(given, str) and ":" not in given:
+    if ":" not in given:
         raise Wrong(f"expected module:name of a Relay, or the URL of a database, found {given!r}")
+    return Target.of(relay_given(given))
+
+
+def relay_given(given: Any) -> Any:
+    """Return the Relay that was *given*, itself or by its name; None for none.
+
+    Raises:
+        Wrong: It is something else.
+        ConfigurationError: It cannot be imported.
+    """
+    if given is None:
+        return None
+    from postresponse.messaging import Outbox, Relay
+
     found = imported(given, here=True) if isinstance(given, str) else given
     if not isinstance(found, Relay):
         wanted = "its Relay is wanted" if isinstance(found, Outbox) else "a Relay is wanted"
         raise Wrong(f"{given} is {found!r}; {wanted}")
-    return Target.of(found)
+    return found

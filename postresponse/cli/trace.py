@@ -4,14 +4,14 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult
 
 from postresponse.cli.application import add_factory_to
-from postresponse.cli.arguments import count, seconds
+from postresponse.cli.arguments import count, port, seconds
+from postresponse.cli.ending import exit_codes
 
 __all__ = ["add_to", "run"]
 
@@ -24,12 +24,12 @@ The request is a real one: what it writes is written.
 
   postresponse trace GET http://127.0.0.1:8000/orders
   postresponse trace POST /orders --app shop:app --header 'Content-Type: application/json' --data '{"item": "tea"}'"""
-EXIT_CODES: Final = """exit codes:
-  0    each response came, and is whole; whatever its status is
-  1    a response is not whole, or with --app its verdict is one to look at
-  2    called wrongly, or the application or the server cannot be loaded
-  3    nobody answered: no connection, a port in use, a server that does not start, no response in time
-  130  interrupted"""
+EXIT_CODES: Final = exit_codes(
+    "each response came, and is whole; whatever its status is",
+    "a response is not whole, or with --app its verdict is one to look at",
+    "called wrongly, or the application or the server cannot be loaded",
+    "nobody answered: no connection, a port in use, a server that does not start, no response in time",
+)
 
 
 def add_to(commands: Any) -> None:
@@ -51,8 +51,13 @@ def add_to(commands: Any) -> None:
     trace.add_argument("--timeout", type=seconds, default=30.0, metavar="SECONDS", help="silence at most (default: 30)")
     trace.add_argument("--app", help="serve this application, given as module:name")
     add_factory_to(trace)
-    trace.add_argument("--server", default="", metavar="NAME", help="with this server (default: the first installed)")
-    trace.add_argument("--port", type=_port, help="on this port (default: a free one)")
+    trace.add_argument(
+        "--server",
+        default="",
+        metavar="NAME",
+        help="by this server, as gunicorn or gunicorn-gthread (default: one installed)",
+    )
+    trace.add_argument("--port", type=port, help="on this port (default: a free one)")
     trace.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -73,23 +78,17 @@ def _is_latin(text: str) -> bool:
     return all(ord(sign) < 256 for sign in text)
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, found {text!r}")
-    return int(text)
-
-
 def run(options: argparse.Namespace) -> int:
     """Ask, print what came, and return the exit code."""
-    from postresponse.cli.tracing.started import StartFailed
     from postresponse.exceptions import ConfigurationError
+    from postresponse.testing.ports import ServerFailed
 
     try:
         asked, reports = _traced(options)
     except (ConfigurationError, _Wrong) as error:
         print(f"postresponse trace: {error}", file=sys.stderr)
         return 2
-    except StartFailed as error:
+    except ServerFailed as error:
         print(f"postresponse trace: {error}", file=sys.stderr)
         return 3
     except OSError as error:
@@ -125,18 +124,16 @@ def _traced(options: argparse.Namespace) -> tuple[list[tuple[Any, bool]], list[l
         return _asked(options, split_url(options.url), body), [[] for _ in range(options.repeat)]
     if not options.url.startswith("/"):
         raise _Wrong(f"with --app the URL is a path of the application, as /orders, and not {options.url!r}")
-    with _served(options) as server:
+    from postresponse.cli.tracing.started import chosen, started
+    from postresponse.core.settings import protocol_of
+    from postresponse.importing import application_named
+
+    protocol = protocol_of(application_named(options.app, factory=options.factory))
+    kind = chosen(options.server, protocol)
+    with started(kind, options.app, factory=options.factory, port=options.port or 0) as server:
         url = split_url(f"http://127.0.0.1:{server.port}{options.url}")
         answers = _asked(options, url, body, server.wait_told)
         return answers, _by_exchange(server.drain(), [answer.began for answer, _ in answers])
-
-
-@contextmanager
-def _served(options: argparse.Namespace) -> Iterator[Any]:
-    from postresponse.cli.tracing.started import Started
-
-    with Started(options.app, factory=options.factory, server=options.server, port=options.port) as server:
-        yield server
 
 
 def _body(text: str) -> bytes:

@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 from postresponse.core.lifecycle import MOVES, Action, CommitPoint, Event, State
 from postresponse.core.observer import Observer, observers_given
@@ -13,7 +13,7 @@ from postresponse.core.policy import CommitPolicy, unknown
 from postresponse.core.units import Manner
 from postresponse.exceptions import ConfigurationError, WrongApplication
 
-__all__ = ["Settings", "check_application", "check_callback", "is_asgi", "known_options"]
+__all__ = ["Settings", "check_application", "check_callback", "known_options", "protocol_of"]
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -217,12 +217,23 @@ def check_application(app: Any, arguments: int, option: str = "app", *, twin: st
     raise WrongApplication(f"{option}: {name}{signature} cannot be called with {names}")
 
 
-def is_asgi(app: Any) -> bool:
-    """Tell whether *app* can be called as ASGI applications are, with scope, receive and send."""
+def protocol_of(app: Any) -> Literal["asgi", "wsgi"]:
+    """Tell whether *app* is called with scope, receive and send, or with environ and start_response.
+
+    One that can be called both ways, or does not tell what it takes, counts as ASGI.
+
+    Raises:
+        WrongApplication: It can be called neither way.
+    """
     try:
-        return _takes(inspect.signature(app, follow_wrapped=False), 3)
-    except (TypeError, ValueError):
-        return False
+        check_application(app, 3)
+    except WrongApplication as error:
+        try:
+            check_application(app, 2)
+        except WrongApplication:
+            raise WrongApplication(f"app: expected an ASGI or a WSGI application, found {app!r}") from error
+        return "wsgi"
+    return "asgi"
 
 
 def _takes(signature: inspect.Signature, count: int) -> bool:

@@ -1,16 +1,16 @@
-"""What was counted, for people and for programs; and how far it is."""
+"""What was counted, for people and for programs."""
 
 import json
 import platform
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 from postresponse.demo.measurement import Tally
-from postresponse.demo.ways import AFTER_SEND, HEAD, WAYS, YIELD, Way
+from postresponse.demo.ways import AFTER_SEND, HEAD, YIELD
 
-__all__ = ["as_json", "as_table", "meter", "plain_reading"]
+__all__ = ["as_json", "as_table", "plain_reading"]
 
 HEADINGS: Final = ("who commits", "missed reads", "false 2xx", "next request ok", "last byte, median")
 LEGEND: Final = (
@@ -89,18 +89,3 @@ def _versions() -> dict[str, str]:
         "SQLite": sqlite3.sqlite_version,
         "Python": platform.python_version(),
     }
-
-
-def meter(stream: TextIO) -> Callable[[Way, int, int], None]:
-    """Return what tells *stream* how far it is: one line that changes on a terminal, a line a way elsewhere."""
-    tty = stream.isatty()
-
-    def tell(way: Way, done: int, total: int) -> None:
-        if tty:
-            last = way is WAYS[-1] and done == total
-            shown = "" if last else f"{way.title}: {done} of {total} orders"
-            print(f"\r\033[K{shown}", end="", file=stream, flush=True)
-        elif done == total:
-            print(f"{way.title}: {total} orders", file=stream, flush=True)
-
-    return tell

@@ -35,7 +35,7 @@ def reached(app: Any, kind: type[T]) -> Iterator[T]:
         if id(found) in seen:
             continue
         seen.add(id(found))
-        if isinstance(found, kind):
+        if issubclass(type(found), kind):  # not isinstance, which asks a proxy for the class of what it stands for
             yield found
         waiting.extend(_held(found))
 
@@ -72,17 +72,17 @@ def _made(app: Any) -> Iterator[Any]:
 
 
 def _held(found: Any) -> Iterator[Any]:
-    if isinstance(found, _PLAIN):
+    if issubclass(type(found), _PLAIN):
         return
-    if isinstance(found, Mapping):
+    if issubclass(type(found), Mapping):
         yield from found.values() if isinstance(found, dict) else ()
-    elif isinstance(found, list | tuple | set | frozenset):
+    elif issubclass(type(found), list | tuple | set | frozenset):
         yield from found
-    elif isinstance(found, MethodType):
+    elif type(found) is MethodType:
         yield found.__self__
-    elif isinstance(found, functools.partial):
+    elif issubclass(type(found), functools.partial):
         yield from (found.func, found.args, found.keywords)
-    elif isinstance(found, FunctionType):
+    elif type(found) is FunctionType:
         yield from _closed_over(found)
     else:
         yield from _attributes(found)
@@ -108,3 +108,5 @@ def _attributes(found: Any) -> Iterator[Any]:
                     yield object.__getattribute__(found, name)
                 except AttributeError:
                     continue
+    except RuntimeError:  # of a proxy, as Flask's `request`, for what is not there now
+        return

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from postresponse.core.policy import did_you_mean
-from postresponse.core.settings import is_asgi
+from postresponse.core.settings import protocol_of
 from postresponse.exceptions import ConfigurationError
 from postresponse.stack import Finding, layers_of
 
@@ -118,7 +118,7 @@ KNOWN: Final[Mapping[str, tuple[_Fact, ...]]] = {
 }
 """By the name of the command; measured with default settings, as the README's table of servers says."""
 
-_ALIASES: Final = {"waitress-serve": "waitress", "pyuwsgi": "uwsgi", "flask": "werkzeug"}
+_ALIASES: Final = {"waitress-serve": "waitress", "pyuwsgi": "uwsgi"}
 
 
 def findings_of_server(app: Any, server: str | None = None) -> Iterator[Finding]:
@@ -127,11 +127,11 @@ def findings_of_server(app: Any, server: str | None = None) -> Iterator[Finding]
     What is only installed is mentioned, and is no warning: nobody knows that it is what serves.
 
     Raises:
-        ConfigurationError: There is no such server.
+        ConfigurationError: There is no such server; or *app* is called neither as ASGI nor as WSGI applications are.
     """
     yield from _bridged(app)
     named = _known(server) if server is not None else running_server()
-    protocol = "asgi" if is_asgi(app) else "wsgi"
+    protocol = protocol_of(app)
     for name in [named] if named is not None else [each for each in KNOWN if _is_installed(each)]:
         for fact in KNOWN[name]:
             if fact.protocol in (protocol, "") and not _is_met(fact):
@@ -148,6 +148,8 @@ def running_server() -> str | None:
         return "uvicorn"
     command = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path("python")
     name = command.parent.name if command.name == "__main__.py" else command.name
+    if name == "flask" and "run" in sys.argv:  # its other commands serve nothing
+        return "werkzeug"
     name = _ALIASES.get(name, name)
     return name if name in KNOWN else None
 

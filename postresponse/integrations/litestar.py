@@ -10,9 +10,7 @@ So the application is given that one, and not the copy that the middleware makes
 what the last attempt left.
 """
 
-import inspect
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from copy import copy
@@ -32,6 +30,9 @@ from litestar.types import Receive, Scope, Send
 from litestar.utils.scope.state import ScopeState
 
 from postresponse.asgi import PostResponseMiddleware
+from postresponse.cli import clicked
+from postresponse.cli.loaded import Loaded
+from postresponse.configuration import Origin, origins
 from postresponse.core.exchange import Failure
 from postresponse.core.log import ROUTE
 from postresponse.error_response import ErrorResponse, asgi_response
@@ -51,7 +52,8 @@ class PostResponsePlugin(InitPluginProtocol, CLIPlugin):
     for a commit that failed, as `rendered_by` has it; `error_response=lambda failure: None` has the package's default
     answer instead. Work that requests start is drained at the shutdown, before what other lifespan managers opened is
     closed; not before Litestar closes its stores. The log and observers name a request by the path of its route.
-    `litestar postresponse config` prints the options.
+    `litestar postresponse config` prints the options, `doctor` what is wrong with the application, and `relay` runs
+    *relay*.
 
     Handlers take the session by the name `db_session`, or by *session_key*. Beside advanced-alchemy's plugin it takes
     the place of that one's: for a unit of work with its `create_session_maker()`, by the `session_dependency_key` of
@@ -60,6 +62,7 @@ class PostResponsePlugin(InitPluginProtocol, CLIPlugin):
     Args:
         unit_of_work: As that of the middleware; None observes only.
         session_key: The name of the dependency that gives the session of *unit_of_work*, where that has one.
+        relay: The `Relay` that `litestar postresponse relay` runs, or its name, as `"shop.web:relay"`.
         options: Any other option of `postresponse.asgi.PostResponseMiddleware`.
 
     Raises:
@@ -73,11 +76,15 @@ class PostResponsePlugin(InitPluginProtocol, CLIPlugin):
         >>> app = Litestar(plugins=[PostResponsePlugin(unit_of_work=db)], logging_config=None)
     """
 
-    def __init__(self, *, unit_of_work: Any = None, session_key: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, *, unit_of_work: Any = None, session_key: str | None = None, relay: Any = None, **options: Any
+    ) -> None:
         if session_key is not None and (not isinstance(session_key, str) or not session_key.isidentifier()):
             raise ConfigurationError(f"session_key: expected the name of a parameter, found {session_key!r}")
         self._session_key = session_key
         self._unit_of_work = unit_of_work
+        self._relay = relay
+        self._given = {"unit_of_work": unit_of_work, **options}
         self._options = {"unit_of_work": unit_of_work, "error_response": partial(_rendered, None), **options}
         self._install(self._options)
 
@@ -108,21 +115,20 @@ class PostResponsePlugin(InitPluginProtocol, CLIPlugin):
 
     def on_cli_init(self, cli: click.Group) -> None:
         """Add the commands to `litestar`; Litestar calls it."""
-        group = click.Group("postresponse", help="Look at what the middleware does here.")
+        application = Loaded(
+            apps=lambda: [click.get_current_context().obj.app],
+            options=self._told,
+            relay=lambda: self._relay,
+            lacking="give PostResponsePlugin a relay=, a Relay or its name, as in 'shop.web:relay'",
+        )
+        cli.add_command(clicked.add_to(click.Group("postresponse", help=clicked.HELP), application))
 
-        @group.command("config", help="Print the options that were given.")
-        @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-        def config(as_json: bool) -> None:
-            told = {name: repr(value) for name, value in self._told().items()}
-            lines = [f"{name:{max(map(len, told))}}  {value}" for name, value in told.items()]
-            click.echo(json.dumps(told, indent=2) if as_json else "\n".join(lines))
-
-        cli.add_command(group)
-
-    def _told(self) -> dict[str, Any]:
-        parameters = inspect.signature(PostResponseMiddleware).parameters.values()
-        defaults = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
-        return {**defaults, **self._options, "session_key": self._session_key}
+    def _told(self) -> Sequence[Origin]:
+        own = {"session_key": self._session_key, "relay": self._relay}
+        return (
+            *origins(self._options, self._given, {}, PostResponseMiddleware, ""),
+            *(Origin(name, repr(value), "default" if value is None else "keyword") for name, value in own.items()),
+        )
 
     def _arrange(self, app_config: AppConfig) -> None:
         """Bring everything into its place, and again behind each plugin that came later."""

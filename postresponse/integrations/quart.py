@@ -30,8 +30,8 @@ class PostResponse(Extension[Quart]):
 
     With a unit of work, the `errorhandler`s of the application answer for one that could not commit, as `rendered_by`
     has it; `error_response=lambda failure: None` has the package's default answer instead. The log, and observers, name
-    a request by its URL rule. `quart postresponse config` prints the options, and `quart postresponse relay` runs the
-    `Relay` that `POSTRESPONSE_RELAY` names.
+    a request by its URL rule. `quart postresponse config` prints the options, `quart postresponse doctor` what is wrong
+    with the application, and `quart postresponse relay` runs the `Relay` that `POSTRESPONSE_RELAY` names.
 
     Args:
         app: An application to begin with; others follow by `init_app`.

@@ -25,10 +25,11 @@ class Server:
     Args:
         kind: Which one.
         target: The application, as `package.module:name`.
-        folder: An empty folder for the process: its working directory, and its log file.
+        folder: An empty folder for the process, with its log file.
         environment: Variables added to this process's own.
         paths: Where modules are found, before all others.
         port: Where it listens; 0 for one that is free.
+        directory: Where it works, if that is not *folder*.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Server:
         *,
         paths: Sequence[str] = (),
         port: int = 0,
+        directory: Path | None = None,
     ) -> None:
         self.kind: Kind = kind
         self.folder: Path = folder
@@ -47,6 +49,7 @@ class Server:
         self._target = target
         self._environment = dict(environment)
         self._paths = tuple(paths)
+        self._directory = directory or folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, timeout: float = 20.0) -> None:
@@ -62,7 +65,7 @@ class Server:
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *self.kind.command(self._target, self.port)],
-                cwd=self.folder,
+                cwd=self._directory,
                 env=self._environ(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -8,7 +8,7 @@ from typing import Final
 from postresponse.core.policy import did_you_mean
 from postresponse.exceptions import ConfigurationError
 
-__all__ = ["KINDS", "THREADS", "Command", "Kind", "gunicorn", "kinds_named"]
+__all__ = ["KINDS", "THREADS", "WERKZEUG", "Command", "Kind", "gunicorn", "kinds_named"]
 
 THREADS: Final = 20
 """Threads of a threaded server: more than the slow readers of any test."""
@@ -124,6 +124,12 @@ def _daphne(target: str, port: int) -> Sequence[str]:
     return ["-m", "daphne", "-b", "127.0.0.1", "-p", str(port), target]
 
 
+def _werkzeug(target: str, port: int) -> Sequence[str]:
+    serve = "run_simple('127.0.0.1', int(sys.argv[2]), imported(sys.argv[1], here=True), threaded=True)"
+    code = f"import sys; from werkzeug.serving import run_simple; from postresponse.importing import imported; {serve}"
+    return ["-c", code, target, str(port)]
+
+
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -145,19 +151,25 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-def kinds_named(name: str, protocol: str | None = None) -> list[Kind]:
+WERKZEUG: Final = Kind("werkzeug", "wsgi", _werkzeug, keeps_alive=False, heeds_sigterm=False)
+"""The development server that comes with this package: for a look, and not held to anything."""
+
+
+def kinds_named(name: str, protocol: str | None = None, among: Mapping[str, Kind] = KINDS) -> list[Kind]:
     """Return the servers that *name* means: one, as `"gunicorn-sync"`, or all of a family, as `"gunicorn"`.
 
     Args:
         protocol: `"asgi"` or `"wsgi"`, for those of it only.
+        among: Those that there are.
 
     Raises:
         ConfigurationError: There is none.
     """
-    family = [kind for kind in KINDS.values() if kind.name.startswith(f"{name}-")]
-    found = [KINDS[name]] if name in KINDS else family
+    family = [kind for kind in among.values() if kind.name.startswith(f"{name}-")]
+    found = [among[name]] if name in among else family
     if not found:
-        raise ConfigurationError(f"server: there is no {name!r}{did_you_mean(name, KINDS)}; known: {', '.join(KINDS)}")
+        near = did_you_mean(name, dict.fromkeys([*(each.partition("-")[0] for each in among), *among]))
+        raise ConfigurationError(f"server: there is no {name!r}{near}")
     fitting = [kind for kind in found if protocol in (None, kind.protocol)]
     if not fitting:
         raise ConfigurationError(f"server: {name!r} serves {found[0].protocol}, and the application is {protocol}")

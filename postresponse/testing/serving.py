@@ -14,12 +14,12 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Final
 
+from postresponse.core.settings import protocol_of
 from postresponse.exceptions import ConfigurationError
 from postresponse.testing import threaded
 from postresponse.testing.client import Client, Connection, Fields, Response
 from postresponse.testing.ports import ServerFailed, check_port, free_port
 from postresponse.testing.processes import Server, listens
-from postresponse.testing.protocols import protocol_of
 from postresponse.testing.servers import kinds_named
 
 __all__ = ["ServerFailed", "Site", "serving"]
@@ -137,7 +137,7 @@ def _in_a_process(name: str, server: str | None, port: int, timeout: float) -> I
         raise ServerFailed(f"{kind} is not installed: pip install {kind.missing}")
     with tempfile.TemporaryDirectory(prefix="postresponse-") as folder:
         paths = [os.getcwd(), *(each for each in sys.path if each)]
-        running = Server(kind, name, Path(folder), {}, paths=paths, port=port)
+        running = Server(kind, name, Path(folder), {}, paths=paths, port=port, directory=Path.cwd())
         try:
             running.start(timeout)
             yield Site(running.port, running.log)

@@ -5,7 +5,7 @@ import pytest
 
 from postresponse import CommitPolicy, Retry
 from postresponse.core.lifecycle import MOVES, CommitPoint
-from postresponse.core.settings import check_application, check_callback, known_options
+from postresponse.core.settings import check_application, check_callback, known_options, protocol_of
 from postresponse.core.units import Manner
 from postresponse.exceptions import ConfigurationError, WrongApplication
 from tests.core.exchanges import settings_of
@@ -111,3 +111,24 @@ def test_of_a_decorated_application_the_outermost_signature_counts() -> None:
     with pytest.raises(WrongApplication, match="app takes 2 arguments, as WSGI applications do"):
         check_application(wrapper, 3)
     check_application(wrapper, 2)
+
+
+async def aplain(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+def plain(environ: Any, start_response: Any) -> Any: ...
+
+
+@pytest.mark.parametrize(
+    ("app", "protocol"),
+    [(aplain, "asgi"), (plain, "wsgi"), (lambda *anything: None, "asgi"), (dict, "asgi")],
+    ids=["asgi", "wsgi", "takes both", "does not tell"],
+)
+def test_the_protocol_of_an_application_is_told_by_what_it_takes(app: Any, protocol: str) -> None:
+    assert protocol_of(app) == protocol
+
+
+@pytest.mark.parametrize("app", [None, 7, lambda: None, lambda scope: None], ids=["None", "a number", "none", "one"])
+def test_what_can_be_called_neither_way_is_no_application(app: Any) -> None:
+    with pytest.raises(WrongApplication, match="expected an ASGI or a WSGI application, found"):
+        protocol_of(app)

@@ -167,8 +167,8 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Call
 def test_the_settings_are_shown_with_whence_they_are(command: Callable[..., str]) -> None:
     with override_settings(POSTRESPONSE={"UNIT_OF_WORK": "default", "COMMIT": None}):
         rows = json.loads(command("config", "--json"))
-        found = {row["name"]: (row["from"], row["value"]) for row in rows}
-        assert "UNIT_OF_WORK       POSTRESPONSE  'default'" in command("config")
+        found = {row["name"]: (row["source"], row["value"]) for row in rows}
+        assert ["UNIT_OF_WORK", "POSTRESPONSE", "'default'"] in map(str.split, command("config").splitlines())
     assert found["UNIT_OF_WORK"] == ("POSTRESPONSE", "'default'")
     assert found["COMMIT"] == ("default", "None")
     assert found["CLEANUP_TIMEOUT"] == ("default", "5.0")
@@ -176,6 +176,29 @@ def test_the_settings_are_shown_with_whence_they_are(command: Callable[..., str]
     assert found["RELAY"] == ("default", "None")
     with override_settings(POSTRESPONSE={"COMIT": "head"}):
         assert "POSTRESPONSE has no option 'COMIT'; did you mean 'COMMIT'" in command("config", code=2)
+
+
+def test_the_doctor_judges_what_servers_run(command: Callable[..., str], applications: Any) -> None:
+    applications.wsgi, applications.asgi = wsgi.PostResponseMiddleware(plain), asgi.PostResponseMiddleware(aplain)
+    named = {f"{protocol.upper()}_APPLICATION": f"{applications.__name__}.{protocol}" for protocol in ("wsgi", "asgi")}
+    with override_settings(POSTRESPONSE={"UNIT_OF_WORK": "default"}, **named):
+        told = json.loads(command("doctor", "--server", "granian", "--json", code=1))
+        codes = [each["code"] for each in told]
+        assert {"disconnect_by_early_close", "server_hides_disconnects"} <= set(codes)  # one of each protocol
+        assert codes.count("server_kills_at_once") == 1
+        assert "not_installed" not in codes
+    applications.wsgi = plain  # which nobody serves any more
+    with override_settings(POSTRESPONSE={"UNIT_OF_WORK": "default"}, **named):
+        assert "not_installed" not in command("doctor", "--server", "granian", "--json", code=1)
+    with override_settings(WSGI_APPLICATION=None):
+        assert "not_installed" in command("doctor", "--json", code=1)
+    with override_settings(WSGI_APPLICATION="nowhere.application"):
+        assert "tried to import nowhere" in command("doctor", code=2)
+
+
+def test_a_project_is_judged_by_its_own_command(tmp_path: Path) -> None:
+    told = json.loads(manage(tmp_path, "postresponse", "doctor", "--server", "granian", "--json", code=1))
+    assert "server_kills_at_once" in [each["code"] for each in told]
 
 
 def test_the_outbox_is_looked_after_on_djangos_own_database(command: Callable[..., str]) -> None:
@@ -200,7 +223,7 @@ def test_the_relay_of_the_settings_is_the_one_that_runs(command: Callable[..., s
         OUTBOX.enlist(Message("mail", "send_receipt", {"order": 1}), into=connections[ALIAS])
     relay = Relay(OUTBOX, engine_of(ALIAS), {"mail": lambda delivery: sent.append(delivery.payload)})
     with override_settings(POSTRESPONSE={"RELAY": relay}):
-        assert "delivered: 1" in command("outbox", "relay", "--until-empty")
+        assert "delivered: 1" in command("relay", "--until-empty")
         assert "nothing waits" in command("outbox", "list")
         assert "it has mail" in command("outbox", "pause", "mial", code=2)
     assert sent == [{"order": 1}]
@@ -210,7 +233,8 @@ def test_a_command_says_what_is_missing(command: Callable[..., str]) -> None:
     assert "run `manage.py migrate`" in command("outbox", "stats", code=3)  # of "default"
     with pytest.raises(CommandError, match="invalid choice: 'defualt'"):
         command("outbox", "--database", "defualt", "stats")
-    assert "name a Relay in POSTRESPONSE['RELAY']" in command("outbox", "relay", code=2)
+    for relay in (("outbox", "relay"), ("relay",)):
+        assert "name a Relay in POSTRESPONSE['RELAY']" in command(*relay, code=2)
     with override_settings(POSTRESPONSE={"RELAY": "json:dumps"}):
         assert "expected a Relay or its module:name" in command("outbox", "stats", code=2)
 

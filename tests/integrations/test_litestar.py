@@ -422,5 +422,7 @@ def test_the_command_line_of_litestar_prints_the_options(tmp_path: Path) -> None
     command = [sys.executable, "-m", "litestar", "--app", "shop:app", "postresponse", "config", "--json"]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, ran.stderr
-    told = json.loads(ran.stdout[ran.stdout.index("{") :])
-    assert (told["cleanup_timeout"], told["commit"], told["session_key"]) == ("2.5", "None", "None")
+    told = {each["name"]: (each["value"], each["source"]) for each in json.loads(ran.stdout)}
+    assert told["cleanup_timeout"] == ("2.5", "keyword")
+    assert (told["commit"], told["session_key"]) == (("None", "default"), ("None", "default"))
+    assert told["error_response"][1] == "by the integration"

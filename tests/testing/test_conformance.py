@@ -159,6 +159,22 @@ def test_a_users_application_is_held_to_the_promises(capsys: pytest.CaptureFixtu
     assert {each["verdict"] for each in found} == {"ok"}
 
 
+def test_an_application_that_a_function_makes_works_where_the_command_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made_shop.py").write_text(
+        "from pathlib import Path\nfrom flask import Flask\n"
+        "def make():\n    app = Flask('made')\n"
+        "    app.add_url_rule('/here', view_func=lambda: Path('of_the_shop').read_text())\n    return app\n"
+    )
+    (tmp_path / "of_the_shop").write_text("found")
+    argv = ["conformance", "made_shop:make", "--server", "waitress", "--path", "/here"]
+    assert main([*argv, "--factory"]) == 0, capsys.readouterr()
+    assert main(argv) == 2
+    assert "which makes one; give --factory" in capsys.readouterr().err
+
+
 def test_what_spoils_the_promises_around_the_package_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["conformance", f"{APPS}:careless", "--server", "waitress", "--path", "/orders"]) == 1
     lines = capsys.readouterr().out.splitlines()
@@ -175,7 +191,7 @@ def test_what_spoils_the_promises_around_the_package_is_found(capsys: pytest.Cap
         (["--server", "waitres"], "did you mean 'waitress'"),
         (["no.such:app"], "tried to import no.such, and there is no module 'no'"),
         ([f"{APPS}:plane"], f"tried to import {APPS}, which has no 'plane'; did you mean 'plain'"),
-        ([f"{APPS}:raise_at_import"], "expected an ASGI or a WSGI application, found False"),
+        ([f"{APPS}:raise_at_import"], "is False; an ASGI or WSGI application is wanted"),
         ([f"{APPS}:plain", "--server", "uvicorn"], "'uvicorn' serves asgi, and the application is wsgi"),
         ([f"{APPS}:plain", "--server", "waitress", "--path", "/order"], "is answered 404; name a request"),
     ],
@@ -189,7 +205,7 @@ def test_what_is_called_wrongly_is_told(argv: list[str], says: str, capsys: pyte
 def test_a_port_in_use_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = str(taken.getsockname()[1])
-        assert main(["conformance", "--server", "waitress", "--port", port]) == 2
+        assert main(["conformance", "--server", "waitress", "--port", port]) == 3
     assert f"port {port} of 127.0.0.1 cannot be listened on: Address already in use" in capsys.readouterr().err
 
 

@@ -5,24 +5,29 @@ A process of its own: what is set here for every middleware is set for nothing e
 
 import json
 import os
+import signal
+import sys
 from contextlib import ExitStack
 from typing import Any, Final
 
-from postresponse.cli.application import application_named
-from postresponse.core.settings import is_asgi
+from postresponse.core.settings import protocol_of
 from postresponse.doctor.reached import middlewares_of
+from postresponse.importing import application_named
 from postresponse.observing import JobTrace, Observer, Trace
 from postresponse.onlookers import observing_all
 from postresponse.stack import findings_of
 
-__all__ = ["ENVIRONMENT", "Reporting", "load"]
+__all__ = ["ENVIRONMENT", "TARGET", "Reporting", "application"]
 
 ENVIRONMENT: Final = "POSTRESPONSE_TRACE"
-"""Holds as JSON which application, whether it is made by a factory, and the file for the reports."""
+"""Holds as JSON which application, whether a factory makes it, the file for the reports, and whether SIGTERM would end
+the process without the work that runs."""
+TARGET: Final = f"{__name__}:application"
+"""What the server is given."""
 
 
 class Reporting(Observer):
-    """Writes a line of JSON for each exchange and job to the end of a file.
+    """Writes lines of JSON to the end of a file: of each exchange and job, and that the application is loaded.
 
     Args:
         path: The file.
@@ -31,10 +36,19 @@ class Reporting(Observer):
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    def ended(self, trace: Trace, begun: object) -> None:
-        """Report an exchange."""
+    def loaded(self) -> None:
+        """Report that the application is there."""
+        self._write(kind="loaded")
+
+    def began(self, exchange: Any) -> object:
+        """Remember the exchange, for what it has to do in the end."""
+        return exchange
+
+    def ended(self, trace: Trace, begun: Any) -> None:
+        """Report an exchange, and how many pieces of work it starts now."""
         self._write(
             kind="exchange",
+            work=sum(_holds(condition, trace.outcome) for condition, *_ in tuple(begun._work or ())),
             number=trace.number,
             began=trace.outcome.moments.began,
             mode=trace.mode,
@@ -42,6 +56,10 @@ class Reporting(Observer):
             is_problem=trace.is_problem,
             events=trace.events,
         )
+
+    def job_around(self, job: Any) -> None:
+        """Report that a job runs."""
+        self._write(kind="job began")
 
     def job_ended(self, trace: JobTrace) -> None:
         """Report a job."""
@@ -60,25 +78,26 @@ class Reporting(Observer):
         os.write(self._file, json.dumps(report).encode() + b"\n")  # whole, though several threads write
 
 
+def _holds(condition: Any, outcome: Any) -> bool:
+    try:
+        return bool(condition(outcome))
+    except Exception:  # noqa: BLE001 (asked again when the work is to start, and logged there)
+        return False
+
+
 _for_good: Final = ExitStack()
 """What is entered for as long as the process lasts."""
 
-application: Any = None
-"""Where the server finds it, once it is loaded."""
 
-
-def load() -> Any:
-    """Load the application that the environment names; one without this package gets a middleware that observes.
-
-    Raises:
-        ConfigurationError: It cannot be imported.
-    """
-    global application
-    given = json.loads(os.environ[ENVIRONMENT])
-    _for_good.enter_context(observing_all(Reporting(given["report"])))
+def _loaded(given: Any) -> Any:
+    """Load the application; one without this package gets a middleware that observes."""
+    if given["ends"]:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    reporting = Reporting(given["report"])
+    _for_good.enter_context(observing_all(reporting))
     app = application_named(given["app"], factory=given["factory"])
-    application = app if _is_observed(app) else _observed(app)
-    return application
+    reporting.loaded()
+    return app if _is_observed(app) else _observed(app)
 
 
 def _is_observed(app: Any) -> bool:
@@ -87,10 +106,14 @@ def _is_observed(app: Any) -> bool:
 
 
 def _observed(app: Any) -> Any:
-    if is_asgi(app):
+    if protocol_of(app) == "asgi":
         from postresponse.asgi import PostResponseMiddleware as AroundASGI
 
         return AroundASGI(app)
     from postresponse.wsgi import PostResponseMiddleware as AroundWSGI
 
     return AroundWSGI(app)
+
+
+application: Any = _loaded(json.loads(os.environ[ENVIRONMENT])) if ENVIRONMENT in os.environ else None
+"""What the server serves; None where this module is imported by anybody else."""

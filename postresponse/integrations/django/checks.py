@@ -20,7 +20,7 @@ from postresponse.integrations.django.options import SETTING, given, options_for
 from postresponse.unit_of_work.django import DjangoUnitOfWork
 from postresponse.wsgi import PostResponseMiddleware as WSGIMiddleware
 
-__all__ = ["register"]
+__all__ = ["applications", "register"]
 
 OUTBOX: Final = "postresponse.integrations.django_outbox"
 DEEPEST: Final = 4
@@ -161,10 +161,10 @@ def _is_entry(name: str) -> bool:
 
 def _is_outermost() -> bool:
     """Whether an application for servers has the middleware around it."""
-    return any(_holds(found, DEEPEST) for found in _applications())
+    return any(_holds(found, DEEPEST) for found in applications())
 
 
-def _applications() -> Iterator[Any]:
+def applications() -> Iterator[Any]:
     """What servers run: as the settings name it, and `asgi.py` beside the module of WSGI_APPLICATION or of the URLs."""
     names = [getattr(settings, name, None) for name in ("WSGI_APPLICATION", "ASGI_APPLICATION")]
     urls = settings.ROOT_URLCONF if isinstance(settings.ROOT_URLCONF, str) else ""

@@ -22,8 +22,8 @@ class PostResponse(Extension[Flask]):
 
     With a unit of work, the `errorhandler`s of the application answer for one that could not commit, as `rendered_by`
     has it; `error_response=lambda failure: None` has the package's default answer instead. The log, and observers, name
-    a request by its URL rule. `flask postresponse config` prints the options, and `flask postresponse relay` runs the
-    `Relay` that `POSTRESPONSE_RELAY` names.
+    a request by its URL rule. `flask postresponse config` prints the options, `flask postresponse doctor` what is wrong
+    with the application, and `flask postresponse relay` runs the `Relay` that `POSTRESPONSE_RELAY` names.
 
     Args:
         app: An application to begin with; others follow by `init_app`.

@@ -51,6 +51,7 @@ def conformance(
     kinds: Sequence[Kind],
     app: str = "",
     *,
+    factory: bool = False,
     method: str = "",
     path: str = "/",
     port: int = 0,
@@ -62,6 +63,7 @@ def conformance(
         kinds: The servers.
         app: The application, as `"shop.web:app"`; empty for the built-in one. It is found from the working directory,
             and has to be one for all of *kinds*.
+        factory: Whether *app* is a function that makes it.
         method: Of the requests that it gets; by default GET, or POST for the built-in one.
         path: What they ask for. They are sent some thirty times, and what they store is stored.
         port: Where the servers listen; 0 for one that is free.
@@ -75,12 +77,13 @@ def conformance(
         if kind.missing:
             yield Finding(kind.name, "installed", f"no: pip install {kind.missing}", "", "not available here")
             continue
-        yield from _of(kind, app, method or ("GET" if app else "POST"), path, port)
+        with_method = method or ("GET" if app else "POST")
+        yield from _of(kind, app, with_method, path, port, factory=factory)
 
 
-def _of(kind: Kind, app: str, method: str, path: str, port: int) -> Iterator[Finding]:
+def _of(kind: Kind, app: str, method: str, path: str, port: int, *, factory: bool) -> Iterator[Finding]:
     try:
-        with _running(kind, app, method, path, port) as place:
+        with _running(kind, app, method, path, port, factory=factory) as place:
             if app:
                 _give_unit_of_work(place)
             checks = (*(FACTS[kind.protocol] if not app else ()), *PROMISES, *(AT_THE_END if not app else ()))
@@ -127,7 +130,7 @@ def _give_unit_of_work(place: Place) -> None:
 
 
 @contextmanager
-def _running(kind: Kind, app: str, method: str, path: str, port: int) -> Iterator[Place]:
+def _running(kind: Kind, app: str, method: str, path: str, port: int, *, factory: bool = False) -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="postresponse-conformance-", ignore_cleanup_errors=True) as made:
         folder = Path(made)
         shop.prepare(str(folder / "shop.db"))
@@ -135,6 +138,7 @@ def _running(kind: Kind, app: str, method: str, path: str, port: int) -> Iterato
             RECORD: str(folder / "record.jsonl"),
             shop.DATABASE: str(folder / "shop.db"),
             served.APP: app,
+            served.FACTORY: "yes" if factory else "",
             served.PROTOCOL: kind.protocol,
         }
         more = MORE.get(kind.name, ())
@@ -143,7 +147,8 @@ def _running(kind: Kind, app: str, method: str, path: str, port: int) -> Iterato
             kind = replace(kind, command=lambda target, at: [*command(target, at)[:2], *more, *command(target, at)[2:]])
         paths = [os.getcwd(), *(each for each in sys.path if each)]
         target = f"postresponse.testing.conformance.served:{kind.protocol}"
-        server = Server(kind, target, folder, environment, paths=paths, port=port)
+        directory = Path.cwd() if app else None  # as it finds its files when it is served by hand
+        server = Server(kind, target, folder, environment, paths=paths, port=port, directory=directory)
         try:
             server.start()
             yield Place(server, folder / "record.jsonl", method=method, path=path, own=not app)

@@ -7,15 +7,17 @@ from typing import Any, Final
 
 from postresponse import asgi as asgi_package
 from postresponse import wsgi as wsgi_package
-from postresponse.importing import imported
+from postresponse.importing import application_named
 from postresponse.onlookers import observing_all
 from postresponse.testing.conformance import bare, shop
 from postresponse.testing.conformance.telling import StandIn, Teller, asked_of
 
-__all__ = ["APP", "PROTOCOL", "asgi", "wsgi"]
+__all__ = ["APP", "FACTORY", "PROTOCOL", "asgi", "wsgi"]
 
 APP: Final = "POSTRESPONSE_CONFORMANCE_APP"
 """The variable that names the application; the built-in one where it is empty."""
+FACTORY: Final = "POSTRESPONSE_CONFORMANCE_FACTORY"
+"""The variable that says, by not being empty, that this is a function which makes it."""
 PROTOCOL: Final = "POSTRESPONSE_CONFORMANCE_PROTOCOL"
 """Which protocol it speaks."""
 
@@ -24,9 +26,9 @@ _apps: Final[dict[str, Any]] = {}
 
 def _app(protocol: str) -> Any:
     if protocol not in _apps:
-        name = os.environ.get(APP, "")
+        name, factory = os.environ.get(APP, ""), bool(os.environ.get(FACTORY))
         built_in = shop.asgi_shop if protocol == "asgi" else shop.wsgi_shop
-        _apps[protocol] = imported(name, here=True) if name else built_in()
+        _apps[protocol] = application_named(name, factory=factory) if name else built_in()
     return _apps[protocol]
 
 

@@ -1,21 +1,27 @@
-"""`manage.py postresponse`: the settings as they are, and the commands of the outbox on a database of Django's."""
+"""`manage.py postresponse`: what is set, what is wrong with the project, and the outbox on a database of Django's."""
 
 import argparse
 import inspect
-import json
 import sys
 from contextlib import ExitStack
 from typing import Any, Final
 
+from django import conf
 from django.core.management.base import BaseCommand
+from django.core.wsgi import get_wsgi_application
 from django.db import DEFAULT_DB_ALIAS, connections
 from sqlalchemy import MetaData
 
 from postresponse.asgi import PostResponseMiddleware
-from postresponse.cli import outbox
+from postresponse.cli import loaded, outbox
+from postresponse.cli.ending import ended, terminable
+from postresponse.cli.loaded import Loaded
 from postresponse.cli.target import Target
+from postresponse.configuration import Origin
+from postresponse.doctor.reached import middlewares_of
 from postresponse.exceptions import ConfigurationError
 from postresponse.importing import imported
+from postresponse.integrations.django.checks import applications
 from postresponse.integrations.django.options import OWN, SETTING, given, options_for
 from postresponse.messaging import Relay
 from postresponse.messaging.database import Database
@@ -24,20 +30,20 @@ from postresponse.messaging.tables import Tables
 
 __all__ = ["Command"]
 
+LACKING: Final = f"name a Relay in {SETTING}['RELAY'], by module:name"
 MIGRATE: Final = "put 'postresponse.integrations.django_outbox' into INSTALLED_APPS and run `manage.py migrate`"
 
 
 class Command(BaseCommand):  # type: ignore[misc]
     """Show what is set, and look after the outbox."""
 
-    help: Any = "Show what POSTRESPONSE sets, and look after the outbox."
+    help: Any = "Show what POSTRESPONSE sets, say what is wrong with the project, and look after the outbox."
     requires_system_checks: Any = ()
 
     def add_arguments(self, parser: Any) -> None:
         """Add the commands."""
         commands = parser.add_subparsers(dest="what", metavar="COMMAND", required=True)
-        config = commands.add_parser("config", help="print the options that the middleware has, and whence")
-        config.add_argument("--json", action="store_true", help="print JSON")
+        loaded.add_to(commands)
         about = commands.add_parser(
             "outbox",
             help="send the messages of an outbox, and look after them",
@@ -53,30 +59,35 @@ class Command(BaseCommand):  # type: ignore[misc]
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command, and end the process with its exit code."""
-        told = argparse.Namespace(**options)
-        if told.what == "config":
-            code = self._config(as_json=told.json)
-        else:
-            with ExitStack() as stack:
-                code = outbox.run(told, lambda: _target(told.database, stack, relays=told.action == "relay"))
+        code = ended(lambda: _run(argparse.Namespace(**options)))
         if code:
             sys.exit(code)
 
-    def _config(self, *, as_json: bool) -> int:
-        try:
-            rows = _settings()
-        except ConfigurationError as error:
-            self.stderr.write(f"postresponse config: {error}")
-            return 2
-        if as_json:
-            self.stdout.write(json.dumps(rows, indent=2))
-        else:
-            for row in rows:
-                self.stdout.write(f"{row['name']:18} {row['from']:13} {row['value']}")
-        return 0
+
+def _run(told: argparse.Namespace) -> int:
+    with terminable(told), ExitStack() as stack:
+        if told.what == "outbox":
+            return outbox.run(told, lambda: _target(told.database, stack, relays=told.action == "relay"))
+        project = Loaded(
+            apps=_applications,
+            options=_settings,
+            relay=lambda: _relay(stack, or_of_tasks=True),
+            lacking=LACKING,
+            tables=MIGRATE,
+        )
+        return loaded.run(told.what, told, project)
 
 
-def _settings() -> list[dict[str, str]]:
+def _applications() -> list[Any]:
+    """What servers run: those with the middleware around them where any has it, since the others are seldom served."""
+    for name in ("WSGI_APPLICATION", "ASGI_APPLICATION"):
+        if getattr(conf.settings, name, None):
+            imported(getattr(conf.settings, name))  # the check passes by what is not there
+    found = list(applications())
+    return [app for app in found if middlewares_of(app)] or found or [get_wsgi_application()]
+
+
+def _settings() -> list[Origin]:
     """What each option is, and who says so."""
     settings, made = given(), options_for(PostResponseMiddleware, "rendered_by")
     told = {name.lower(): value for name, value in settings.items() if value is not None}
@@ -85,7 +96,7 @@ def _settings() -> list[dict[str, str]]:
     rows = []
     for name in sorted({*defaults, *made, OWN[0].lower()}):
         value = told.get(name, made.get(name, defaults.get(name)))
-        rows.append({"name": name.upper(), "from": SETTING if name in told else "default", "value": repr(value)})
+        rows.append(Origin(name.upper(), repr(value), SETTING if name in told else "default"))
     return rows
 
 
@@ -94,20 +105,27 @@ def _target(alias: str, stack: ExitStack, *, relays: bool) -> Target:
 
     The connections of an engine that is made here are closed with *stack*.
     """
-    named = given().get("RELAY")
-    relay = imported(named) if isinstance(named, str) else named
+    relay = _relay(stack, or_of_tasks=relays)
     if relay is None and relays:
-        relay = _relay_of_tasks()
-        stack.callback(lambda: relay is None or relay._database.engine.dispose())
-    if relay is None and relays:
-        raise ConfigurationError(f"a relay needs its destinations: name a Relay in {SETTING}['RELAY'], by module:name")
+        raise ConfigurationError(f"there is no relay: {LACKING}")
     if relay is None:
         engine = engine_of(alias)
         stack.callback(engine.dispose)
         return Target(Tables(MetaData(), "postresponse_outbox", None), Database(engine), way_out=MIGRATE)
-    if not isinstance(relay, Relay):
-        raise ConfigurationError(f"{SETTING}['RELAY']: expected a Relay or its module:name, found {named!r}")
     return Target.of(relay, MIGRATE)
+
+
+def _relay(stack: ExitStack, *, or_of_tasks: bool) -> Any:
+    """Return the RELAY of the settings, or that of the tasks, whose connections are closed with *stack*; or None."""
+    named = given().get("RELAY")
+    relay = imported(named) if isinstance(named, str) else named
+    if relay is None:
+        relay = _relay_of_tasks() if or_of_tasks else None
+        if relay is not None:
+            stack.callback(relay._database.engine.dispose)
+    elif not isinstance(relay, Relay):
+        raise ConfigurationError(f"{SETTING}['RELAY']: expected a Relay or its module:name, found {named!r}")
+    return relay
 
 
 def _relay_of_tasks() -> Any:
