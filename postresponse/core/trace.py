@@ -178,8 +178,9 @@ class Trace:
         yield moments.began, "request.start", ""
         yield moments.decided, "handler.head", "" if outcome.status is None else str(outcome.status)
         ends = "rollback" if outcome.unit_of_work is UnitState.ROLLED_BACK else "commit"
-        yield moments.settling, f"{ends}.start", ""
-        yield moments.settled, f"{ends}.{_WORDS.get(outcome.unit_of_work, 'done')}", ""
+        idle = "nothing to commit" if self.idle and ends == "commit" else ""
+        yield moments.settling, f"{ends}.start", idle
+        yield moments.settled, f"{ends}.{_WORDS.get(outcome.unit_of_work, 'done')}", idle
         for commit in self.commits:
             place = f", {commit.where}" if commit.where else ""
             read = "" if commit.wrote else ", nothing written"

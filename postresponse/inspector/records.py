@@ -80,6 +80,7 @@ class RequestRecord:
         route: The template of its route, or the path.
         status: Of the response, where it has one.
         mode: When its unit of work commits; `"observe"` where there is none.
+        idle: Whether nothing was asked of that, so that it had nothing to commit.
         tenant: Whose it was, where that is told.
         ending: How the response ended.
         unit_of_work: How that ended.
@@ -107,6 +108,7 @@ class RequestRecord:
     route: str
     status: int | None
     mode: str
+    idle: bool
     tenant: str | None
     ending: str
     unit_of_work: str
@@ -145,6 +147,7 @@ def request_record(trace: Trace, process: str, trace_id: str | None) -> RequestR
         route=_short(trace.route),
         status=outcome.status,
         mode=trace.mode,
+        idle=trace.idle,
         tenant=None if trace.tenant is None else _short(str(trace.tenant)),
         ending=outcome.ending.value,
         unit_of_work=outcome.unit_of_work.value,
@@ -240,7 +243,8 @@ def _segments(trace: Trace) -> Iterator[Segment]:
 
     first = min(at for at in (settling, head, over) if at is not None)
     yield bar("handler", moments.began, first, outcome.ending is Ending.FAILED and head is None)
-    if settling is not None:
+    is_empty = trace.idle and outcome.unit_of_work is UnitState.COMMITTED
+    if settling is not None and not is_empty:
         kind = "rollback" if outcome.unit_of_work is UnitState.ROLLED_BACK else "commit"
         failed = outcome.unit_of_work in (UnitState.FAILED, UnitState.UNKNOWN)
         yield bar(kind, settling, over if moments.settled is None else moments.settled, failed)

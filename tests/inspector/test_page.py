@@ -48,7 +48,7 @@ def test_a_row_says_when_it_committed_and_a_problem_looks_like_one(browser: Brow
     assert re.fullmatch(r"committed .* ms after the last byte \(by choice\)", row("/visits")[VERDICT])
     assert row("get", "/orders/rows")[1] == "GET /orders/{id}"
     late = row("/late")
-    assert late[UNIT] == "head \u00b7 globex"
+    assert late[UNIT] == "none (get_db) \u00b7 globex"  # the one that there is was asked for nothing
     assert re.fullmatch(r"committed \d+\.\d ms AFTER the first byte", late[VERDICT])
     assert "failed or late get_db" in late[TIMELINE]
     browser.row("work after the response failed (refuse)")
