@@ -222,6 +222,7 @@ class JobTrace:
         ended: When it had really ended, and its slot was free.
         state: How: `"done"`, `"failed"`, `"timed_out"`, `"cancelled"` or `"dropped"`.
         exception: What it raised.
+        number: Counts the jobs of this process that somebody observes, from 1.
     """
 
     name: str
@@ -232,6 +233,7 @@ class JobTrace:
     ended: int
     state: str
     exception: BaseException | None
+    number: int = 0
 
     @property
     def is_problem(self) -> bool:

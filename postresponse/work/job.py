@@ -97,6 +97,7 @@ class Job(Future[T], Generic[T]):
     _observers: tuple[Observer, ...] = ()
     _exchange: int | None = None
     _started: int | None = None
+    _number = 0
     _wanted: Callable[[Any], object] | None = None  # told that somebody waits for it, where a test holds it back
 
     def __init__(
