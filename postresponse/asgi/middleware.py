@@ -81,12 +81,6 @@ class PostResponseMiddleware:
         check_application(app, 3, twin="postresponse.wsgi.PostResponseMiddleware")
         self.app = app
         self._inspector: Any = None
-        if inspector is not None and inspector is not False:
-            from postresponse.inspector.asgi_pages import ASGIPages
-            from postresponse.inspector.opening import opened
-
-            shown, observers = opened(inspector, observers, unit_of_work, commit, supervisor)
-            self._inspector = ASGIPages(shown)
         self._settings = Settings.of(
             is_async=True,
             clock=monotonic_ns,
@@ -101,10 +95,20 @@ class PostResponseMiddleware:
             supervisor=supervisor_given(supervisor),
             observers=observers,
         )
+        if inspector is not None and inspector is not False:
+            self._show(inspector)
         self._looks = looks_left()
         # What type of scope has an exchange: none, until the first call of any type has looked at the stack.
         self._handles = ""
         take_in(self)
+
+    def _show(self, inspector: "Literal[True] | Inspector") -> None:
+        """Have the page, and keep what it shows."""
+        from postresponse.inspector.asgi_pages import ASGIPages
+        from postresponse.inspector.opening import opened
+
+        shown, self._settings = opened(inspector, self._settings)
+        self._inspector = ASGIPages(shown)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one connection (ASGI 3.0)."""

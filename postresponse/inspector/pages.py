@@ -122,9 +122,10 @@ def changes_json(inspector: Inspector, changes: Changes, *, live: str, several: 
         "several": several,
         "shared": inspector.shares,
         "outbox": inspector.outbox is not None,
+        "carries": changes.carries,
     }
-    requests, jobs = ",".join(changes.requests), ",".join(changes.jobs)
-    return f'{json.dumps(told)[:-1]},"requests":[{requests}],"jobs":[{jobs}]}}'
+    lists = ((name, ",".join(getattr(changes, name))) for name in ("requests", "jobs", "carried"))
+    return ",".join([json.dumps(told)[:-1], *(f'"{name}":[{each}]' for name, each in lists)]) + "}"
 
 
 def set_up(inspector: Inspector) -> Answer:

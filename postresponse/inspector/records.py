@@ -50,6 +50,7 @@ class JobRecord:
         time: When it had ended, in seconds since 1970.
         state: `"done"`, `"failed"`, `"timed_out"`, `"cancelled"` or `"dropped"`.
         problem: Whether somebody should look at it.
+        verdict: How it went, in words.
         waited: Milliseconds from its submission to its start, or to its end if it never ran.
         ran: Milliseconds that it ran; None if it never did.
         exception: What it raised.
@@ -62,6 +63,7 @@ class JobRecord:
     time: float
     state: str
     problem: bool
+    verdict: str
     waited: float
     ran: float | None
     exception: FailureRecord | None
@@ -167,21 +169,30 @@ def request_record(trace: Trace, process: str, trace_id: str | None) -> RequestR
     )
 
 
-def job_record(trace: JobTrace, process: str, number: int, time: float) -> JobRecord:
-    """Return what is kept of the *number*-th job of *process*, which ended at *time*."""
+def job_record(trace: JobTrace, process: str, time: float) -> JobRecord:
+    """Return what is kept of a job of *process* that ended at *time*."""
     started = trace.ended if trace.started is None else trace.started
+    failure = failure_record(trace.exception)
     return JobRecord(
-        id=f"{process}.job{number}",
+        id=f"{process}.job{trace.number}",
         request=None if trace.exchange is None else f"{process}.{trace.exchange}",
         route=trace.route,
         name=trace.name,
         time=time,
         state=trace.state,
         problem=trace.is_problem,
+        verdict=_job_verdict(trace.state, trace.started is not None, failure),
         waited=round(max(started - trace.submitted, 0) / 1e6, 3),
         ran=None if trace.started is None else round((trace.ended - trace.started) / 1e6, 3),
-        exception=failure_record(trace.exception),
+        exception=failure,
     )
+
+
+def _job_verdict(state: str, ran: bool, failure: FailureRecord | None) -> str:
+    if state == "failed" and failure is not None:
+        return f"failed: {failure.type}: {failure.message}"
+    said = _WORK_WORDS.get(state, state)
+    return said if ran or state == "failed" else f"{said}, and had not begun"
 
 
 def with_job(record: RequestRecord, job: JobRecord, begin: float, end: float) -> RequestRecord:

@@ -41,7 +41,7 @@ class WSGIPages:
             return set_up(inspector)
         if wanted.place == "":
             return page()
-        changes = inspector.feed.since(mark_in(inspector, wanted.since))
+        changes = inspector.since(mark_in(inspector, wanted.since))
         several = bool(environ.get("wsgi.multiprocess"))
         told = changes_json(inspector, changes, live="polling", several=several)
         return Answer(200, "application/json", told.encode())

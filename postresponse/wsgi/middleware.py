@@ -75,12 +75,6 @@ class PostResponseMiddleware:
         check_application(app, 2, twin="postresponse.asgi.PostResponseMiddleware")
         self.app = app
         self._inspector: Any = None
-        if inspector is not None and inspector is not False:
-            from postresponse.inspector.opening import opened
-            from postresponse.inspector.wsgi_pages import WSGIPages
-
-            shown, observers = opened(inspector, observers, unit_of_work, commit, supervisor)
-            self._inspector = WSGIPages(shown)
         self._settings = Settings.of(
             is_async=False,
             clock=monotonic_ns,
@@ -95,6 +89,12 @@ class PostResponseMiddleware:
             supervisor=supervisor_given(supervisor),
             observers=observers,
         )
+        if inspector is not None and inspector is not False:
+            from postresponse.inspector.opening import opened
+            from postresponse.inspector.wsgi_pages import WSGIPages
+
+            shown, self._settings = opened(inspector, self._settings)
+            self._inspector = WSGIPages(shown)
         self._looks = looks_left()
         take_in(self)
 

@@ -229,6 +229,34 @@ def test_the_other_tabs_show_work_the_outbox_and_the_set_up(browser: Browser, sh
     browser.picture("set-up")
 
 
+def test_work_is_shown_while_it_waits_and_runs_and_then_as_ended(browser: Browser, shop: Server) -> None:
+    browser.open(shop, "#work")
+    browser.until(lambda: "Nothing waits or runs." in browser.text("#work"))
+    assert not browser.all("#carries")
+    send(shop, "POST", "/mails")
+
+    def now() -> list[list[str]]:
+        """The cells of the first table, but for the times."""
+        script = """return [...document.querySelector("#work table").rows].slice(1).map(
+        (row) => [...row.cells].slice(1, 5).map((cell) => cell.textContent))"""
+        return [list(map(str, row)) for row in browser.js(script)]
+
+    queued = "waits for the bulkhead 'mailer': its one place is taken, and 1 in the queue"
+    of = ["POST /mails", "acme"]
+    browser.until(lambda: now() == [["mail_first", *of, "runs"], ["mail_second", *of, queued]])
+    browser.picture("carried")
+    assert browser.text("#carries") == "2 now"
+    began = browser.until(lambda: browser.js("return document.querySelectorAll('[data-since]')[1].textContent"))
+    browser.until(lambda: browser.js("return document.querySelectorAll('[data-since]')[1].textContent") != began)
+    link = next(each for each in browser.all("#work .link") if each.text == "POST /mails")
+    browser.js("arguments[0].focus()", link)
+    send(shop, "DELETE", "/mails")
+    browser.until(lambda: now()[:2] == [["mail_second", *of, "done"], ["mail_first", *of, "done"]])
+    assert "Nothing waits or runs." in browser.text("#work")
+    assert browser.js("return document.activeElement.textContent") == "POST /mails"  # which moved with its job
+    assert not browser.all("#carries")
+
+
 def test_all_is_reached_by_keyboard(browser: Browser, shop: Server) -> None:
     send(shop, "GET", "/keys/three", "/keys/two", "/keys/one")
     browser.open(shop)

@@ -160,6 +160,15 @@ def test_under_wsgi_the_page_asks_every_two_seconds(browser: Browser, desk: Serv
     assert not browser.all("#processes")
 
 
+def test_under_wsgi_work_that_runs_is_shown_too(browser: Browser, desk: Server) -> None:
+    browser.open(desk, "#work")
+    send(desk, "POST", "/mails")
+    browser.until(lambda: "mail_all POST /mails runs" in browser.text("#work"))
+    send(desk, "DELETE", "/mails")
+    browser.until(lambda: "mail_all POST /mails done" in browser.text("#work"))
+    assert "Nothing waits or runs." in browser.text("#work")
+
+
 def test_a_database_that_is_away_is_said_to_be_and_the_page_goes_on(browser: Browser, desk: Server) -> None:
     browser.open(desk)
     browser.click("#tab-outbox")
