@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from anyio import CancelScope, create_task_group, sleep
 
-from postresponse.inspector.inspector import Inspector
 from postresponse.inspector.pages import (
     Answer,
     Asked,
+    Pages,
     as_json,
     asked,
     changes_json,
@@ -35,16 +35,8 @@ RETRY: Final = 0.5
 """Seconds that a browser waits before it comes back."""
 
 
-class ASGIPages:
-    """Answers the requests for the inspector.
-
-    Args:
-        inspector: Whose page it is.
-    """
-
-    def __init__(self, inspector: Inspector) -> None:
-        self._inspector = inspector
-        self.path: str = inspector.path
+class ASGIPages(Pages):
+    """Answers the requests for the inspector."""
 
     async def answers(self, scope: Any, receive: Any, send: Any) -> bool:
         """Answer the request; False for one that only looks alike."""

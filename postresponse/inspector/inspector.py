@@ -25,7 +25,7 @@ from postresponse.work.checks import check_count
 from postresponse.work.current import default_supervisor
 from postresponse.work.supervisor import TaskSupervisor
 
-__all__ = ["ENVIRONMENT", "Inspector"]
+__all__ = ["ENVIRONMENT", "Inspector", "is_production"]
 
 ENVIRONMENT: Final = "POSTRESPONSE_ENV"
 """The variable that says "production" where this is it."""
@@ -78,7 +78,7 @@ class Inspector(Observer):
         self.path: str = f"/{path.strip('/')}"
         self.size: int = check_count("size", size)
         self.allows: Allowed = allowed_by(allow)
-        self.is_on: bool = not (_is_production() if production is None else production)
+        self.is_on: bool = not (is_production() if production is None else production)
         self.outbox: Any = None
         if outbox is not None:
             from postresponse.inspector.outbox import OutboxView
@@ -188,7 +188,8 @@ class Inspector(Observer):
         return list(self._options), found(sources), bool(sources)
 
 
-def _is_production() -> bool:
+def is_production() -> bool:
+    """Whether the environment says that this is production."""
     return os.environ.get(ENVIRONMENT, "").strip().lower() == "production"
 
 

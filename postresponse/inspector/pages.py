@@ -17,10 +17,34 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 from uuid import UUID
 
+from postresponse.core.log import first_time, logger
+from postresponse.core.settings import Settings
 from postresponse.inspector.inspector import Inspector
 from postresponse.inspector.ring import Changes
 
-__all__ = ["NOT_FOUND", "Answer", "Asked", "asked", "changes_json", "mark_in", "page", "set_up"]
+__all__ = ["NOT_FOUND", "Answer", "Asked", "Pages", "asked", "changes_json", "mark_in", "page", "set_up"]
+
+
+class Pages:
+    """What a middleware has of its inspector.
+
+    Args:
+        inspector: Whose page it is.
+    """
+
+    def __init__(self, inspector: Inspector) -> None:
+        self._inspector = inspector
+        self.path: str = inspector.path
+
+    def steps_aside(self, outer: Settings) -> None:
+        """Say once that there is no page, where a middleware further out, with *outer*, has the request."""
+        inspector = self._inspector
+        if inspector.is_on and inspector not in outer.observers and first_time(f"inspector inside {inspector.path}"):
+            logger.warning(
+                "the inspector at %s/ shows nothing: its middleware is inside of another PostResponseMiddleware, which "
+                "has the requests; give inspector= to that one",
+                inspector.path,
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,8 @@ class PostResponseMiddleware:
     def _step_aside(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Leave the exchange to the outer middleware; lend it our unit of work where it has none."""
         outer: WSGIExchange = environ[KEY]
+        if self._inspector is not None:
+            self._inspector.steps_aside(outer._settings)
         if self._settings.unit_of_work is not None and outer._settings.unit_of_work is None:
             outer._adopt(self._settings)
             if not outer._open():
