@@ -222,7 +222,11 @@ def test_the_other_tabs_show_work_the_outbox_and_the_set_up(browser: Browser, sh
     browser.click("#tab-outbox")
     browser.until(lambda: re.search(r"mail \d+ \d+ 0 0 0", browser.text("#outbox")))
     browser.picture("outbox")
-    browser.one("#tab-outbox").send_keys(Keys.ARROW_RIGHT)
+    browser.one("#tab-outbox").send_keys(Keys.HOME)
+    assert browser.all("#requests")
+    browser.one("#tab-requests").send_keys(Keys.ARROW_LEFT)
+    assert browser.all("#setup")
+    browser.one("#tab-setup").send_keys(Keys.ARROW_LEFT, Keys.END)
     browser.until(lambda: "it is well" in browser.text("#setup"))
     for says in ("mend it", "AsyncSQLAlchemyUnitOfWork", "no body, no header, no query", "by server-sent events"):
         assert says in browser.text("#setup")

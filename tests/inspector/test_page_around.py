@@ -46,6 +46,10 @@ TOPS = """
 const [row] = arguments, cells = [row.children[1], row.lastElementChild];
 return cells.map((each) => each.getBoundingClientRect().top);
 """
+CELL = """
+const time = document.querySelector("#work table td");
+return [getComputedStyle(time, "::before").content, time.getBoundingClientRect().height];
+"""
 RIGHTS = "return [...document.querySelectorAll('.verdict')].map((each) => each.getBoundingClientRect().right)"
 DRAWN = "return performance.getEntriesByName('postresponse: rows drawn').map((each) => [each.detail, each.duration])"
 HIDE = """
@@ -80,6 +84,12 @@ def test_the_header_is_one_line_at_1280_and_a_verdict_wraps_at_430(browser: Brow
     assert verdict > request + 20
     assert browser.js("return document.documentElement.scrollWidth") == NARROW[0]
     assert max(browser.js(RIGHTS)) <= NARROW[0]
+    browser.click("#tab-work")
+    browser.until(lambda: "refuse" in browser.text("#work"))
+    assert browser.js("return document.documentElement.scrollWidth") == NARROW[0]
+    label, height = browser.js(CELL)
+    assert label == '"ended"'  # with its own name, as there is no heading
+    assert height < 25  # in one line
 
 
 def test_it_is_dark_for_who_likes_it_dark_and_can_be_read_in_both(browser: Browser, shop: Server) -> None:
