@@ -38,6 +38,11 @@ class ObservedCommit:
     source: str
     where: str
 
+    @property
+    def way_out(self) -> str:
+        """What to do about it where it is late."""
+        return _WAYS_OUT.get(self.source, "commit before the response starts")
+
 
 class EnlistedMessage(NamedTuple):
     """A message that a request has enlisted in an outbox.
@@ -241,6 +246,10 @@ class JobTrace:
         return self.state in ("failed", "timed_out", "dropped")
 
 
+_WAYS_OUT = {
+    "sqlalchemy": "give the session to unit_of_work=, or commit before the response starts",
+    "django": "write before the response starts, or use DjangoUnitOfWork with commit_policy('buffered')",
+}
 _WORDS = {UnitState.FAILED: "failed", UnitState.UNKNOWN: "unknown"}
 
 

@@ -91,6 +91,7 @@ class RequestRecord:
         problem: Whether somebody should look at it.
         committed: When it committed, as far as a client is concerned.
         by: The functions that committed what is not managed.
+        way_out: What to do about a late commit, or an empty string.
         first_byte: When the head was handed over.
         last_byte: When the end was.
         duration: When all was over, the work behind it included.
@@ -119,6 +120,7 @@ class RequestRecord:
     problem: bool
     committed: Committed
     by: tuple[str, ...]
+    way_out: str
     first_byte: float | None
     last_byte: float | None
     duration: float
@@ -158,6 +160,7 @@ def request_record(trace: Trace, process: str, trace_id: str | None) -> RequestR
         problem=trace.is_problem,
         committed=_committed(trace),
         by=tuple(sorted({each.where.partition(" ")[0] for each in trace.commits if each.where})),
+        way_out=next((each.way_out for each in trace.late_commits), ""),
         first_byte=ms(moments.head_sent),
         last_byte=ms(moments.body_sent),
         duration=max(segment.end for segment in segments),

@@ -116,7 +116,7 @@ def test_an_open_row_tells_the_events_the_exception_the_trace_and_the_message(br
     trace = "0af7651916cd43dd8448eb211c80319c"
     with Client(shop.port) as client:
         client.request("POST", "/orders/open", (("traceparent", f"00-{trace}-b7ad6b7169203331-01"),))
-    send(shop, "GET", "/fail")
+    send(shop, "GET", "/fail", "/late")
     browser.open(shop)
     browser.row("/orders/open").click()
     detail = browser.text(".detail")
@@ -126,6 +126,9 @@ def test_an_open_row_tells_the_events_the_exception_the_trace_and_the_message(br
     browser.until(lambda: re.search(message, browser.text(".detail")))
     browser.row("/orders/open").click()
     assert not browser.all(".detail")
+    browser.row("/late").click()
+    assert "give the session to unit_of_work=" in browser.text(".detail")
+    browser.row("/late").click()
     browser.row("/fail").click()
     detail = browser.text(".detail")
     assert "RuntimeError: the <i>shop</i> is closed" in detail
