@@ -99,6 +99,7 @@ LINES: Final = (
         logging.WARNING,
         "the inspector was asked for in production, and is off: .+ answers 404, .+",
     ),
+    Line(logging.WARNING, "the inspector at .+/ shows nothing: its middleware is inside of another .+"),
     Line(logging.WARNING, "the store of the inspector, .+, cannot be written: .+"),
     Line(logging.ERROR, "allow= of the inspector failed, and nobody is shown anything", traceback=True),
     # receivers

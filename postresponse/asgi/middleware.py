@@ -48,7 +48,9 @@ class PostResponseMiddleware:
         cleanup_timeout: Seconds that a rollback or a close may take before its connection is given up.
         supervisor: Carries the work that requests start; None for the one of this process.
         observers: Are told of each exchange, and of the work that it starts.
-        inspector: True, or an `Inspector`, shows them on a page at `/__postresponse__/`, to clients on this machine.
+        inspector: True, or an `Inspector`, shows them on a page at `/__postresponse__/`, to clients on this machine;
+            None does where *app* itself, or the `scope["app"]` of the first call, has a `debug` that is True, as
+            Starlette and FastAPI have, and `POSTRESPONSE_ENV` does not say production.
 
     Raises:
         ConfigurationError: An option is unknown or has a value that it cannot have.
@@ -81,12 +83,6 @@ class PostResponseMiddleware:
         check_application(app, 3, twin="postresponse.wsgi.PostResponseMiddleware")
         self.app = app
         self._inspector: Any = None
-        if inspector is not None and inspector is not False:
-            from postresponse.inspector.asgi_pages import ASGIPages
-            from postresponse.inspector.opening import opened
-
-            shown, observers = opened(inspector, observers, unit_of_work, commit, supervisor)
-            self._inspector = ASGIPages(shown)
         self._settings = Settings.of(
             is_async=True,
             clock=monotonic_ns,
@@ -101,10 +97,29 @@ class PostResponseMiddleware:
             supervisor=supervisor_given(supervisor),
             observers=observers,
         )
+        self._shows_in_debug = inspector is None
+        if inspector is not None and inspector is not False:
+            self._show(inspector)
         self._looks = looks_left()
         # What type of scope has an exchange: none, until the first call of any type has looked at the stack.
         self._handles = ""
         take_in(self)
+
+    def _show(self, inspector: "Literal[True] | Inspector") -> None:
+        """Have the page, and keep what it shows."""
+        from postresponse.inspector.asgi_pages import ASGIPages
+        from postresponse.inspector.opening import opened
+
+        shown, self._settings = opened(inspector, self._settings)
+        self._inspector = ASGIPages(shown)
+
+    def _show_in_debug(self, app: Any) -> None:
+        """Have the page where *app*, or what is wrapped, is in debug mode; in production neither that nor a word."""
+        if any(getattr(each, "debug", None) is True for each in (self.app, app)):
+            from postresponse.inspector.inspector import is_production
+
+            if not is_production():
+                self._show(True)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one connection (ASGI 3.0)."""
@@ -156,7 +171,10 @@ class PostResponseMiddleware:
         if not self._handles:
             self._handles = "http"
             if KEY not in scope:
-                warn_of(scope.get("app") or self, self)
+                app = scope.get("app")
+                warn_of(app or self, self)
+                if self._shows_in_debug:  # whose stack this is in, a call alone tells
+                    self._show_in_debug(app)
                 if scope["type"] == "http":
                     await PostResponseMiddleware.__call__(self, scope, receive, send)
                     return
@@ -170,6 +188,8 @@ class PostResponseMiddleware:
     async def _step_aside(self, scope: Any, receive: Any, send: Any) -> None:
         """Leave the exchange to the outer middleware; lend it our unit of work where it has none."""
         outer: ASGIExchange = scope[KEY]
+        if self._inspector is not None and not self._shows_in_debug:
+            self._inspector.steps_aside(outer._settings)
         if self._settings.unit_of_work is not None and outer._settings.unit_of_work is None:
             outer._adopt(self._settings)
             opening = outer._opening()

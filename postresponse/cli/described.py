@@ -47,7 +47,8 @@ def options_of(middleware: Any) -> Iterator[Option]:
     names = ", ".join(_named(type(each)) for each in settings.observers)
     yield Option("observers", names or "none", not settings.observers)
     pages = middleware._inspector
-    yield Option("inspector", "off" if pages is None else f"at {pages.path}/", pages is None)
+    off = "on in debug mode alone" if getattr(middleware, "_shows_in_debug", False) else "off"
+    yield Option("inspector", off if pages is None else f"at {pages.path}/", pages is None)
 
 
 def _commit(settings: Settings) -> Iterator[Option]:

@@ -38,6 +38,11 @@ class ObservedCommit:
     source: str
     where: str
 
+    @property
+    def way_out(self) -> str:
+        """What to do about it where it is late."""
+        return _WAYS_OUT.get(self.source, "commit before the response starts")
+
 
 class EnlistedMessage(NamedTuple):
     """A message that a request has enlisted in an outbox.
@@ -178,8 +183,9 @@ class Trace:
         yield moments.began, "request.start", ""
         yield moments.decided, "handler.head", "" if outcome.status is None else str(outcome.status)
         ends = "rollback" if outcome.unit_of_work is UnitState.ROLLED_BACK else "commit"
-        yield moments.settling, f"{ends}.start", ""
-        yield moments.settled, f"{ends}.{_WORDS.get(outcome.unit_of_work, 'done')}", ""
+        idle = "nothing to commit" if self.idle and ends == "commit" else ""
+        yield moments.settling, f"{ends}.start", idle
+        yield moments.settled, f"{ends}.{_WORDS.get(outcome.unit_of_work, 'done')}", idle
         for commit in self.commits:
             place = f", {commit.where}" if commit.where else ""
             read = "" if commit.wrote else ", nothing written"
@@ -221,6 +227,7 @@ class JobTrace:
         ended: When it had really ended, and its slot was free.
         state: How: `"done"`, `"failed"`, `"timed_out"`, `"cancelled"` or `"dropped"`.
         exception: What it raised.
+        number: Counts the jobs of this process that somebody observes, from 1.
     """
 
     name: str
@@ -231,6 +238,7 @@ class JobTrace:
     ended: int
     state: str
     exception: BaseException | None
+    number: int = 0
 
     @property
     def is_problem(self) -> bool:
@@ -238,6 +246,10 @@ class JobTrace:
         return self.state in ("failed", "timed_out", "dropped")
 
 
+_WAYS_OUT = {
+    "sqlalchemy": "give the session to unit_of_work=, or commit before the response starts",
+    "django": "write before the response starts, or use DjangoUnitOfWork with commit_policy('buffered')",
+}
 _WORDS = {UnitState.FAILED: "failed", UnitState.UNKNOWN: "unknown"}
 
 

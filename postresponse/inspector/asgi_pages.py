@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from anyio import CancelScope, create_task_group, sleep
 
-from postresponse.inspector.inspector import Inspector
 from postresponse.inspector.pages import (
     Answer,
     Asked,
+    Pages,
     as_json,
     asked,
     changes_json,
@@ -35,16 +35,8 @@ RETRY: Final = 0.5
 """Seconds that a browser waits before it comes back."""
 
 
-class ASGIPages:
-    """Answers the requests for the inspector.
-
-    Args:
-        inspector: Whose page it is.
-    """
-
-    def __init__(self, inspector: Inspector) -> None:
-        self._inspector = inspector
-        self.path: str = inspector.path
+class ASGIPages(Pages):
+    """Answers the requests for the inspector."""
 
     async def answers(self, scope: Any, receive: Any, send: Any) -> bool:
         """Answer the request; False for one that only looks alike."""
@@ -74,9 +66,9 @@ class ASGIPages:
         return Answer(200, "application/json", told.encode())
 
     async def _since(self, mark: int) -> Changes:
-        feed = self._inspector.feed
+        since = self._inspector.since
         # A file, or hundreds of records that nobody has looked at yet, would hold up the event loop.
-        return await on_thread(feed.since, mark) if self._inspector.shares or not mark else feed.since(mark)
+        return await on_thread(since, mark) if self._inspector.shares or not mark else since(mark)
 
     # -- the stream ---------------------------------------------------------------------------------------------------
 
@@ -99,10 +91,12 @@ class ASGIPages:
             await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
 
         await say(f"retry: {round(RETRY * 1000)}\n\n")
-        ends, quiet = monotonic() + LIFE, -1.0  # the first event comes at once, whatever there is
+        quiet = monotonic()
+        ends, seen = quiet + LIFE, None  # the first event comes at once, whatever there is
         while not is_stopping():
             changes = await self._since(mark)
-            if changes.requests or changes.jobs or quiet < 0:
+            if changes.requests or changes.jobs or (changes.carried, changes.carries) != seen:
+                seen = (changes.carried, changes.carries)
                 told = changes_json(self._inspector, changes, live="events")
                 keeper = "store" if self._inspector.shares else self._inspector.process
                 await say(f"id: {keeper}:{changes.until}\ndata: {told}\n\n")

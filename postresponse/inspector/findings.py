@@ -48,7 +48,8 @@ def _in_words(value: Any) -> str:
     if isinstance(value, CommitPolicy):
         default = CommitPolicy()
         names = [each.name for each in fields(value) if getattr(value, each.name) != getattr(default, each.name)]
-        return ", ".join(f"{name}={_in_words(getattr(value, name))}" for name in names) or str(value.at)
+        said = [f"{name}={_in_words(getattr(value, name))}" for name in names]
+        return str(value.at) if names in ([], ["at"]) else ", ".join(said)
     if isinstance(value, list | tuple):
         return ", ".join(map(_in_words, value))
     if value is None or isinstance(value, str | int | float | bool):

@@ -4,25 +4,28 @@ import os
 import secrets
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
-from time import time
+from time import monotonic, time
 from typing import Any, Final
 
 from postresponse.core.log import logger
 from postresponse.core.observer import Observer
-from postresponse.core.settings import check_callback
+from postresponse.core.settings import Settings, check_callback
 from postresponse.core.trace import JobTrace, Trace
 from postresponse.exceptions import ConfigurationError
+from postresponse.inspector.carried import carried
 from postresponse.inspector.findings import Finding, Findings, found, options_in_words
 from postresponse.inspector.records import MOST, JobRecord, RequestRecord, job_record, request_record, with_job
-from postresponse.inspector.ring import Feed, Ring
+from postresponse.inspector.ring import Changes, Feed, Ring, written
 from postresponse.inspector.store import Store
 from postresponse.inspector.trace_ids import trace_id_of
 from postresponse.inspector.visitors import Allowed, Network, allowed_by
 from postresponse.work.checks import check_count
+from postresponse.work.current import default_supervisor
+from postresponse.work.supervisor import TaskSupervisor
 
-__all__ = ["ENVIRONMENT", "Inspector"]
+__all__ = ["ENVIRONMENT", "Inspector", "is_production"]
 
 ENVIRONMENT: Final = "POSTRESPONSE_ENV"
 """The variable that says "production" where this is it."""
@@ -75,7 +78,7 @@ class Inspector(Observer):
         self.path: str = f"/{path.strip('/')}"
         self.size: int = check_count("size", size)
         self.allows: Allowed = allowed_by(allow)
-        self.is_on: bool = not (_is_production() if production is None else production)
+        self.is_on: bool = not (is_production() if production is None else production)
         self.outbox: Any = None
         if outbox is not None:
             from postresponse.inspector.outbox import OutboxView
@@ -83,6 +86,7 @@ class Inspector(Observer):
             self.outbox = OutboxView(outbox)
         self._findings = findings
         self._observers: tuple[Observer, ...] = ()
+        self._supervisors: tuple[TaskSupervisor, ...] = ()
         self._options: deque[Mapping[str, str]] = deque(maxlen=SHOWN_OPTIONS)
         self._store = Store(store, self.size) if store is not None and self.is_on else None
         self._begin_anew()
@@ -96,7 +100,7 @@ class Inspector(Observer):
         # By the number of their exchange: requests that may still have jobs, and jobs whose request is not over.
         self._over: OrderedDict[int, tuple[RequestRecord, int]] = OrderedDict()
         self._early: OrderedDict[int, list[tuple[JobRecord, int, int]]] = OrderedDict()
-        self._jobs = 0
+        self._boot = time() - monotonic()
 
     @property
     def shares(self) -> bool:
@@ -126,8 +130,7 @@ class Inspector(Observer):
         if self._pid != os.getpid():
             self._begin_anew()
         with self._lock:
-            self._jobs += 1
-            job = job_record(trace, self.process, self._jobs, time())
+            job = job_record(trace, self.process, time())
             self.feed.put("jobs", job)
             if trace.exchange is not None:
                 begin = trace.submitted if trace.started is None else trace.started
@@ -149,12 +152,29 @@ class Inspector(Observer):
         if len(kept) > self.size:
             kept.popitem(last=False)
 
+    # -- being asked --------------------------------------------------------------------------------------------------
+
+    def since(self, mark: int) -> Changes:
+        """Return what came after *mark*, and the work of this process that waits or runs."""
+        jobs, number = carried(self._supervisors, self.process, lambda at: round(at + self._boot, 3))
+        # The feed behind that: a job that has ended meanwhile is in both, and none in neither.
+        return self.feed.since(mark)._replace(carried=[written(each) for each in jobs], carries=number)
+
     # -- the set-up ---------------------------------------------------------------------------------------------------
 
-    def installed(self, options: Mapping[str, Any], observers: Sequence[Observer]) -> None:
-        """Note the options of a middleware that has this inspector, and who else looks on there."""
+    def installed(self, settings: Settings) -> None:
+        """Note the options of a middleware that has this inspector, who else looks on there, and who carries work."""
+        supervisor = settings.supervisor
+        options = {
+            "unit_of_work": settings.unit_of_work,
+            "commit": settings.unit_of_work and (settings.choose_policy or settings.policy),
+            "supervisor": None if supervisor is default_supervisor() else supervisor,
+            "observers": settings.observers,
+        }
         self._options.append(options_in_words(options))
-        self._observers = tuple(dict.fromkeys((*self._observers, *(each for each in observers if each is not self))))
+        others = [each for each in settings.observers if each is not self]
+        self._observers = tuple(dict.fromkeys((*self._observers, *others)))
+        self._supervisors = tuple(dict.fromkeys((*self._supervisors, supervisor)))
         if not self.is_on:
             logger.warning(
                 "the inspector was asked for in production, and is off: %s answers 404, and nothing is kept; leave out "
@@ -168,7 +188,8 @@ class Inspector(Observer):
         return list(self._options), found(sources), bool(sources)
 
 
-def _is_production() -> bool:
+def is_production() -> bool:
+    """Whether the environment says that this is production."""
     return os.environ.get(ENVIRONMENT, "").strip().lower() == "production"
 
 

@@ -17,10 +17,34 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 from uuid import UUID
 
+from postresponse.core.log import first_time, logger
+from postresponse.core.settings import Settings
 from postresponse.inspector.inspector import Inspector
 from postresponse.inspector.ring import Changes
 
-__all__ = ["NOT_FOUND", "Answer", "Asked", "asked", "changes_json", "mark_in", "page", "set_up"]
+__all__ = ["NOT_FOUND", "Answer", "Asked", "Pages", "asked", "changes_json", "mark_in", "page", "set_up"]
+
+
+class Pages:
+    """What a middleware has of its inspector.
+
+    Args:
+        inspector: Whose page it is.
+    """
+
+    def __init__(self, inspector: Inspector) -> None:
+        self._inspector = inspector
+        self.path: str = inspector.path
+
+    def steps_aside(self, outer: Settings) -> None:
+        """Say once that there is no page, where a middleware further out, with *outer*, has the request."""
+        inspector = self._inspector
+        if inspector.is_on and inspector not in outer.observers and first_time(f"inspector inside {inspector.path}"):
+            logger.warning(
+                "the inspector at %s/ shows nothing: its middleware is inside of another PostResponseMiddleware, which "
+                "has the requests; give inspector= to that one",
+                inspector.path,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +146,10 @@ def changes_json(inspector: Inspector, changes: Changes, *, live: str, several: 
         "several": several,
         "shared": inspector.shares,
         "outbox": inspector.outbox is not None,
+        "carries": changes.carries,
     }
-    requests, jobs = ",".join(changes.requests), ",".join(changes.jobs)
-    return f'{json.dumps(told)[:-1]},"requests":[{requests}],"jobs":[{jobs}]}}'
+    lists = ((name, ",".join(getattr(changes, name))) for name in ("requests", "jobs", "carried"))
+    return ",".join([json.dumps(told)[:-1], *(f'"{name}":[{each}]' for name, each in lists)]) + "}"
 
 
 def set_up(inspector: Inspector) -> Answer:

@@ -50,6 +50,7 @@ class JobRecord:
         time: When it had ended, in seconds since 1970.
         state: `"done"`, `"failed"`, `"timed_out"`, `"cancelled"` or `"dropped"`.
         problem: Whether somebody should look at it.
+        verdict: How it went, in words.
         waited: Milliseconds from its submission to its start, or to its end if it never ran.
         ran: Milliseconds that it ran; None if it never did.
         exception: What it raised.
@@ -62,6 +63,7 @@ class JobRecord:
     time: float
     state: str
     problem: bool
+    verdict: str
     waited: float
     ran: float | None
     exception: FailureRecord | None
@@ -80,6 +82,7 @@ class RequestRecord:
         route: The template of its route, or the path.
         status: Of the response, where it has one.
         mode: When its unit of work commits; `"observe"` where there is none.
+        idle: Whether nothing was asked of that, so that it had nothing to commit.
         tenant: Whose it was, where that is told.
         ending: How the response ended.
         unit_of_work: How that ended.
@@ -88,6 +91,7 @@ class RequestRecord:
         problem: Whether somebody should look at it.
         committed: When it committed, as far as a client is concerned.
         by: The functions that committed what is not managed.
+        way_out: What to do about a late commit, or an empty string.
         first_byte: When the head was handed over.
         last_byte: When the end was.
         duration: When all was over, the work behind it included.
@@ -107,6 +111,7 @@ class RequestRecord:
     route: str
     status: int | None
     mode: str
+    idle: bool
     tenant: str | None
     ending: str
     unit_of_work: str
@@ -115,6 +120,7 @@ class RequestRecord:
     problem: bool
     committed: Committed
     by: tuple[str, ...]
+    way_out: str
     first_byte: float | None
     last_byte: float | None
     duration: float
@@ -145,6 +151,7 @@ def request_record(trace: Trace, process: str, trace_id: str | None) -> RequestR
         route=_short(trace.route),
         status=outcome.status,
         mode=trace.mode,
+        idle=trace.idle,
         tenant=None if trace.tenant is None else _short(str(trace.tenant)),
         ending=outcome.ending.value,
         unit_of_work=outcome.unit_of_work.value,
@@ -153,6 +160,7 @@ def request_record(trace: Trace, process: str, trace_id: str | None) -> RequestR
         problem=trace.is_problem,
         committed=_committed(trace),
         by=tuple(sorted({each.where.partition(" ")[0] for each in trace.commits if each.where})),
+        way_out=next((each.way_out for each in trace.late_commits), ""),
         first_byte=ms(moments.head_sent),
         last_byte=ms(moments.body_sent),
         duration=max(segment.end for segment in segments),
@@ -164,21 +172,30 @@ def request_record(trace: Trace, process: str, trace_id: str | None) -> RequestR
     )
 
 
-def job_record(trace: JobTrace, process: str, number: int, time: float) -> JobRecord:
-    """Return what is kept of the *number*-th job of *process*, which ended at *time*."""
+def job_record(trace: JobTrace, process: str, time: float) -> JobRecord:
+    """Return what is kept of a job of *process* that ended at *time*."""
     started = trace.ended if trace.started is None else trace.started
+    failure = failure_record(trace.exception)
     return JobRecord(
-        id=f"{process}.job{number}",
+        id=f"{process}.job{trace.number}",
         request=None if trace.exchange is None else f"{process}.{trace.exchange}",
         route=trace.route,
         name=trace.name,
         time=time,
         state=trace.state,
         problem=trace.is_problem,
+        verdict=_job_verdict(trace.state, trace.started is not None, failure),
         waited=round(max(started - trace.submitted, 0) / 1e6, 3),
         ran=None if trace.started is None else round((trace.ended - trace.started) / 1e6, 3),
-        exception=failure_record(trace.exception),
+        exception=failure,
     )
+
+
+def _job_verdict(state: str, ran: bool, failure: FailureRecord | None) -> str:
+    if state == "failed" and failure is not None:
+        return f"failed: {failure.type}: {failure.message}"
+    said = _WORK_WORDS.get(state, state)
+    return said if ran or state == "failed" else f"{said}, and had not begun"
 
 
 def with_job(record: RequestRecord, job: JobRecord, begin: float, end: float) -> RequestRecord:
@@ -240,7 +257,8 @@ def _segments(trace: Trace) -> Iterator[Segment]:
 
     first = min(at for at in (settling, head, over) if at is not None)
     yield bar("handler", moments.began, first, outcome.ending is Ending.FAILED and head is None)
-    if settling is not None:
+    is_empty = trace.idle and outcome.unit_of_work is UnitState.COMMITTED
+    if settling is not None and not is_empty:
         kind = "rollback" if outcome.unit_of_work is UnitState.ROLLED_BACK else "commit"
         failed = outcome.unit_of_work in (UnitState.FAILED, UnitState.UNKNOWN)
         yield bar(kind, settling, over if moments.settled is None else moments.settled, failed)

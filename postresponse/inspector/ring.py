@@ -3,9 +3,11 @@
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple, Protocol
 
+from postresponse.inspector.carried import Carried
 from postresponse.inspector.records import JobRecord, RequestRecord
 
 __all__ = ["Changes", "Feed", "Kind", "Record", "Ring", "written"]
@@ -20,12 +22,16 @@ class Changes(NamedTuple):
     Attributes:
         until: The mark to ask from the next time.
         requests: Requests as JSON, the oldest first; one that has changed comes again.
-        jobs: Jobs, likewise.
+        jobs: Jobs that have ended, likewise.
+        carried: Those that wait or run, the oldest ones, whether that is new or not.
+        carries: How many of them there are.
     """
 
     until: int
     requests: list[str]
     jobs: list[str]
+    carried: Sequence[str] = ()
+    carries: int = 0
 
 
 class Feed(Protocol):
@@ -38,7 +44,7 @@ class Feed(Protocol):
         """Return what came after *mark*; all that is kept for 0, and for one that is too high."""
 
 
-def written(record: Record) -> str:
+def written(record: Record | Carried) -> str:
     """Return *record* as JSON."""
     return json.dumps(record, default=_fields, separators=(",", ":"))
 

@@ -78,7 +78,7 @@ class Store:
         found: dict[str, list[str]] = {"requests": [], "jobs": []}
         for kind, record in rows:
             found[kind].append(record)
-        return Changes(until, **found)
+        return Changes(until, found["requests"], found["jobs"])
 
     def flush(self) -> None:
         """Wait until all that was put is written, or given up."""

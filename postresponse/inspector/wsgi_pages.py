@@ -4,22 +4,13 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
-from postresponse.inspector.inspector import Inspector
-from postresponse.inspector.pages import Answer, as_json, asked, changes_json, mark_in, page, set_up
+from postresponse.inspector.pages import Answer, Pages, as_json, asked, changes_json, mark_in, page, set_up
 
 __all__ = ["WSGIPages"]
 
 
-class WSGIPages:
-    """Answers the requests for the inspector.
-
-    Args:
-        inspector: Whose page it is.
-    """
-
-    def __init__(self, inspector: Inspector) -> None:
-        self._inspector = inspector
-        self.path: str = inspector.path
+class WSGIPages(Pages):
+    """Answers the requests for the inspector."""
 
     def answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes] | None:
         """Answer the request, or return None for one that only looks alike."""
@@ -41,7 +32,7 @@ class WSGIPages:
             return set_up(inspector)
         if wanted.place == "":
             return page()
-        changes = inspector.feed.since(mark_in(inspector, wanted.since))
+        changes = inspector.since(mark_in(inspector, wanted.since))
         several = bool(environ.get("wsgi.multiprocess"))
         told = changes_json(inspector, changes, live="polling", several=several)
         return Answer(200, "application/json", told.encode())

@@ -11,7 +11,7 @@ from typing import Any, Final
 from pyramid.events import ApplicationCreated, BeforeTraversal
 from pyramid.httpexceptions import HTTPNotFound
 from pyramid.interfaces import IRequest, IRouteRequest, IRoutesMapper
-from pyramid.settings import aslist
+from pyramid.settings import asbool, aslist, falsey, truthy
 
 from postresponse.configuration import effective
 from postresponse.core.exchange import Failure
@@ -122,6 +122,8 @@ def _read(name: str, value: Any) -> Any:
         return value
     if name == f"{PREFIX}observers":
         return aslist(value)
+    if name == f"{PREFIX}inspector" and value.lower() in truthy | falsey:
+        return asbool(value)
     if name == f"{PREFIX}cleanup_timeout":
         try:
             return float(value)

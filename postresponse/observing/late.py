@@ -27,11 +27,6 @@ SUMMARY: Final = 20
 _ID: Final = re.compile(r"(?<=/)(\d+|[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12})(?=/|$)", re.IGNORECASE)
 """What in a path is surely no part of the route's: a number, a UUID."""
 
-_ADVICE: Final = {
-    "sqlalchemy": "give the session to unit_of_work=, or commit before the response starts",
-    "django": "write before the response starts, or use DjangoUnitOfWork with commit_policy('buffered')",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class LateCommits:
@@ -160,7 +155,7 @@ def _warn(name: str, trace: Trace, worst: ObservedCommit) -> None:
         trace.lateness,
         f", in {worst.where}" if worst.where else "",
         told,
-        _ADVICE.get(worst.source, "commit before the response starts"),
+        worst.way_out,
     )
 
 

@@ -98,6 +98,7 @@ class Job(Future[T], Generic[T]):
     _observers: tuple[Observer, ...] = ()
     _exchange: int | None = None
     _started: int | None = None
+    _number = 0
 
     def __init__(
         self, supervisor: Carrier, fn: Callable[..., Any], args: tuple[Any, ...], context: Context, name: str

@@ -4,6 +4,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Coroutine
+from itertools import count
 from time import monotonic_ns
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from postresponse.work.threads import Strand, Threads
 __all__ = ["Running"]
 
 FAILURES: Final = (Exception, SystemExit)
+_numbers: Final = count(1)
 
 
 class Running:
@@ -171,7 +173,12 @@ class Running:
                 logger.error("on_error failed for the job %s", job, exc_info=failed)
 
     def _gone(self, job: Job[Any]) -> None:
-        """It has really ended: its slot is another's."""
+        """It has really ended: its slot is another's.
+
+        Observers hear of it first: whoever finds no job any more, or waited for that, finds each told of.
+        """
+        if job._observers:
+            self._tell_observers(job)
         try:
             self._live.remove(job)
         except KeyError:
@@ -179,8 +186,6 @@ class Running:
         if job._timer is not None:
             timer, job._timer = job._timer, None
             timer()
-        if job._observers:
-            self._tell_observers(job)
         job._fn = job._context = None
         job._args = ()
         if job._gate is not None:
@@ -204,6 +209,7 @@ class Running:
             observers = theirs + tuple(each for each in observers if each not in theirs)
         if observers:
             job._observers = observers
+            job._number = next(_numbers)
             job._exchange = None if exchange is None else exchange.number
 
     def _run_observed(self, job: Job[Any]) -> Any:
@@ -213,7 +219,7 @@ class Running:
 
     def _tell_observers(self, job: Job[Any]) -> None:
         """Tell them that it has ended, once."""
-        observers, job._observers = job._observers, ()
+        observers = vars(job).pop("_observers", ())
         ending, error = job._ending, job._exception
         trace = JobTrace(
             name=job.name,
@@ -224,6 +230,7 @@ class Running:
             ended=monotonic_ns(),
             state="dropped" if ending is None else ending.value,
             exception=error,
+            number=job._number,
         )
         tell(observers, "job_ended", trace)
 

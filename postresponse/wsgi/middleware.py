@@ -75,12 +75,6 @@ class PostResponseMiddleware:
         check_application(app, 2, twin="postresponse.asgi.PostResponseMiddleware")
         self.app = app
         self._inspector: Any = None
-        if inspector is not None and inspector is not False:
-            from postresponse.inspector.opening import opened
-            from postresponse.inspector.wsgi_pages import WSGIPages
-
-            shown, observers = opened(inspector, observers, unit_of_work, commit, supervisor)
-            self._inspector = WSGIPages(shown)
         self._settings = Settings.of(
             is_async=False,
             clock=monotonic_ns,
@@ -95,6 +89,12 @@ class PostResponseMiddleware:
             supervisor=supervisor_given(supervisor),
             observers=observers,
         )
+        if inspector is not None and inspector is not False:
+            from postresponse.inspector.opening import opened
+            from postresponse.inspector.wsgi_pages import WSGIPages
+
+            shown, self._settings = opened(inspector, self._settings)
+            self._inspector = WSGIPages(shown)
         self._looks = looks_left()
         take_in(self)
 
@@ -136,6 +136,8 @@ class PostResponseMiddleware:
     def _step_aside(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Leave the exchange to the outer middleware; lend it our unit of work where it has none."""
         outer: WSGIExchange = environ[KEY]
+        if self._inspector is not None:
+            self._inspector.steps_aside(outer._settings)
         if self._settings.unit_of_work is not None and outer._settings.unit_of_work is None:
             outer._adopt(self._settings)
             if not outer._open():

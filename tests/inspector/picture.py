@@ -3,7 +3,6 @@
 It starts the example on uvicorn, sends it what a shop is sent, and takes a picture of the page that this makes.
 """
 
-import json
 import re
 import shutil
 import sys
@@ -12,17 +11,17 @@ from pathlib import Path
 from typing import Final
 
 from tests.inspector.browser import Browser
-from tests.servers.client import Client, Fields
+from tests.servers.client import Client
 from tests.servers.harness import KINDS, Server
 
 EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
-JSON: Final[Fields] = (("Content-Type", "application/json"),)
 TRAFFIC: Final = (
-    *("tea", "gold", "tea", "GET /export", "milk", "POST /visits", "coal", "gold", "GET /export", "tea"),
-    *("POST /visits", "coal", "tea"),
+    *("orders/tea", "visits", "orders/gold", "orders/tea", "reviews", "export", "orders/coal", "orders/milk"),
+    *("visits", "orders/gold", "export", "orders/tea", "reviews"),
 )
-"""Orders, by their item, and other requests."""
-ACCEPTED: Final = sum(" " not in each and each != "gold" for each in TRAFFIC)
+"""What is asked for, the last of it the newest row; the export by GET, all else by POST."""
+WORK: Final = sum(each.startswith("orders/") and each != "orders/gold" for each in TRAFFIC)
+"""How much of it starts work that goes on behind its response."""
 
 
 def take(path: Path) -> None:
@@ -37,13 +36,14 @@ def take(path: Path) -> None:
         browser = Browser(program, driver, Path(folder))
         try:
             shop(server)
-            browser.look_like(1280, 590)
+            browser.look_like(1280, 600)
             browser.open(server)
             browser.until(lambda: len(browser.rows()) == len(TRAFFIC) + 1)
-            browser.until(lambda: browser.js("return jobs.size") == ACCEPTED)
-            browser.row("/orders", "committed").click()
+            browser.until(lambda: browser.js("return jobs.size") == WORK)
+            browser.until(lambda: browser.count("outbox") == "0")
+            browser.row("/reviews").click()
             browser.js("document.activeElement.blur(); scrollTo(0, 0)")
-            browser.until(lambda: re.search(r"[0-9a-f-]{36} left", browser.text(".detail")))
+            assert re.search(r"commit\.start +observed, not managed, get_db \(", browser.text(".detail"))
             path.write_bytes(browser.picture("picture"))
         finally:
             browser.quit()
@@ -55,11 +55,7 @@ def shop(server: Server) -> None:
     with Client(server.port) as client:
         client.request("GET", "/openapi.json")  # what a first request costs more
         for each in TRAFFIC:
-            if " " in each:
-                method, path = each.split()
-                client.request(method, path)
-            else:
-                client.request("POST", "/orders", JSON, json.dumps({"item": each}).encode())
+            client.request("GET" if each == "export" else "POST", f"/{each}")
 
 
 if __name__ == "__main__":

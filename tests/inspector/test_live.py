@@ -78,6 +78,23 @@ def test_what_is_new_comes_by_itself_and_a_client_that_comes_again_has_the_rest(
         again.connection.close()
 
 
+def test_work_comes_when_it_starts_and_again_when_it_has_ended(shop: Server) -> None:
+    send(shop, "GET", "/orders/before")
+    stream = Stream(shop)
+    told = stream.event()[1]
+    assert told["carried"] == []
+    send(shop, "POST", "/mails")
+    while [each["state"] for each in told["carried"]] != ["running", "waiting"]:
+        told = stream.event()[1]
+    ids = {each["id"] for each in told["carried"]}
+    send(shop, "DELETE", "/mails")
+    ended: set[str] = set()
+    while told["carried"] or ended != ids:
+        told = stream.event()[1]
+        ended |= {each["id"] for each in told["jobs"]}
+    stream.connection.close()
+
+
 @pytest.fixture
 def stopped(tmp_path: Path) -> Iterator[Server]:
     yield from started(SHOP, "shop:app", tmp_path)

@@ -48,7 +48,7 @@ def test_a_row_says_when_it_committed_and_a_problem_looks_like_one(browser: Brow
     assert re.fullmatch(r"committed .* ms after the last byte \(by choice\)", row("/visits")[VERDICT])
     assert row("get", "/orders/rows")[1] == "GET /orders/{id}"
     late = row("/late")
-    assert late[UNIT] == "head \u00b7 globex"
+    assert late[UNIT] == "none (get_db) \u00b7 globex"  # the one that there is was asked for nothing
     assert re.fullmatch(r"committed \d+\.\d ms AFTER the first byte", late[VERDICT])
     assert "failed or late get_db" in late[TIMELINE]
     browser.row("work after the response failed (refuse)")
@@ -116,7 +116,7 @@ def test_an_open_row_tells_the_events_the_exception_the_trace_and_the_message(br
     trace = "0af7651916cd43dd8448eb211c80319c"
     with Client(shop.port) as client:
         client.request("POST", "/orders/open", (("traceparent", f"00-{trace}-b7ad6b7169203331-01"),))
-    send(shop, "GET", "/fail")
+    send(shop, "GET", "/fail", "/late")
     browser.open(shop)
     browser.row("/orders/open").click()
     detail = browser.text(".detail")
@@ -126,6 +126,9 @@ def test_an_open_row_tells_the_events_the_exception_the_trace_and_the_message(br
     browser.until(lambda: re.search(message, browser.text(".detail")))
     browser.row("/orders/open").click()
     assert not browser.all(".detail")
+    browser.row("/late").click()
+    assert "give the session to unit_of_work=" in browser.text(".detail")
+    browser.row("/late").click()
     browser.row("/fail").click()
     detail = browser.text(".detail")
     assert "RuntimeError: the <i>shop</i> is closed" in detail
@@ -222,11 +225,43 @@ def test_the_other_tabs_show_work_the_outbox_and_the_set_up(browser: Browser, sh
     browser.click("#tab-outbox")
     browser.until(lambda: re.search(r"mail \d+ \d+ 0 0 0", browser.text("#outbox")))
     browser.picture("outbox")
-    browser.one("#tab-outbox").send_keys(Keys.ARROW_RIGHT)
+    browser.one("#tab-outbox").send_keys(Keys.HOME)
+    assert browser.all("#requests")
+    browser.one("#tab-requests").send_keys(Keys.ARROW_LEFT)
+    assert browser.all("#setup")
+    browser.one("#tab-setup").send_keys(Keys.ARROW_LEFT, Keys.END)
     browser.until(lambda: "it is well" in browser.text("#setup"))
     for says in ("mend it", "AsyncSQLAlchemyUnitOfWork", "no body, no header, no query", "by server-sent events"):
         assert says in browser.text("#setup")
     browser.picture("set-up")
+
+
+def test_work_is_shown_while_it_waits_and_runs_and_then_as_ended(browser: Browser, shop: Server) -> None:
+    browser.open(shop, "#work")
+    browser.until(lambda: "Nothing waits or runs." in browser.text("#work"))
+    assert not browser.all("#carries")
+    send(shop, "POST", "/mails")
+
+    def now() -> list[list[str]]:
+        """The cells of the first table, but for the times."""
+        script = """return [...document.querySelector("#work table").rows].slice(1).map(
+        (row) => [...row.cells].slice(1, 5).map((cell) => cell.textContent))"""
+        return [list(map(str, row)) for row in browser.js(script)]
+
+    queued = "waits for the bulkhead 'mailer': its one place is taken, and 1 in the queue"
+    of = ["POST /mails", "acme"]
+    browser.until(lambda: now() == [["mail_first", *of, "runs"], ["mail_second", *of, queued]])
+    browser.picture("carried")
+    assert browser.text("#carries") == "2 now"
+    began = browser.until(lambda: browser.js("return document.querySelectorAll('[data-since]')[1].textContent"))
+    browser.until(lambda: browser.js("return document.querySelectorAll('[data-since]')[1].textContent") != began)
+    link = next(each for each in browser.all("#work .link") if each.text == "POST /mails")
+    browser.js("arguments[0].focus()", link)
+    send(shop, "DELETE", "/mails")
+    browser.until(lambda: now()[:2] == [["mail_second", *of, "done"], ["mail_first", *of, "done"]])
+    assert "Nothing waits or runs." in browser.text("#work")
+    assert browser.js("return document.activeElement.textContent") == "POST /mails"  # which moved with its job
+    assert not browser.all("#carries")
 
 
 def test_all_is_reached_by_keyboard(browser: Browser, shop: Server) -> None:

@@ -46,6 +46,10 @@ TOPS = """
 const [row] = arguments, cells = [row.children[1], row.lastElementChild];
 return cells.map((each) => each.getBoundingClientRect().top);
 """
+CELL = """
+const time = document.querySelector("#work table td");
+return [getComputedStyle(time, "::before").content, time.getBoundingClientRect().height];
+"""
 RIGHTS = "return [...document.querySelectorAll('.verdict')].map((each) => each.getBoundingClientRect().right)"
 DRAWN = "return performance.getEntriesByName('postresponse: rows drawn').map((each) => [each.detail, each.duration])"
 HIDE = """
@@ -80,6 +84,12 @@ def test_the_header_is_one_line_at_1280_and_a_verdict_wraps_at_430(browser: Brow
     assert verdict > request + 20
     assert browser.js("return document.documentElement.scrollWidth") == NARROW[0]
     assert max(browser.js(RIGHTS)) <= NARROW[0]
+    browser.click("#tab-work")
+    browser.until(lambda: "refuse" in browser.text("#work"))
+    assert browser.js("return document.documentElement.scrollWidth") == NARROW[0]
+    label, height = browser.js(CELL)
+    assert label == '"ended"'  # with its own name, as there is no heading
+    assert height < 25  # in one line
 
 
 def test_it_is_dark_for_who_likes_it_dark_and_can_be_read_in_both(browser: Browser, shop: Server) -> None:
@@ -158,6 +168,15 @@ def test_under_wsgi_the_page_asks_every_two_seconds(browser: Browser, desk: Serv
     row = browser.row("get", "/")
     assert row.text.endswith("nothing was committed")
     assert not browser.all("#processes")
+
+
+def test_under_wsgi_work_that_runs_is_shown_too(browser: Browser, desk: Server) -> None:
+    browser.open(desk, "#work")
+    send(desk, "POST", "/mails")
+    browser.until(lambda: "mail_all POST /mails runs" in browser.text("#work"))
+    send(desk, "DELETE", "/mails")
+    browser.until(lambda: "mail_all POST /mails done" in browser.text("#work"))
+    assert "Nothing waits or runs." in browser.text("#work")
 
 
 def test_a_database_that_is_away_is_said_to_be_and_the_page_goes_on(browser: Browser, desk: Server) -> None:

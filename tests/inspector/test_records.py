@@ -134,6 +134,7 @@ def test_jobs_join_their_request_whichever_ends_first() -> None:
         assert [event[1] for event in record["events"]][-2:] == ["work.start", "work.failed"]
         assert (one["request"], one["waited"], one["ran"]) == (record["id"], 2.0, 2.0)
         assert one["exception"]["message"] == "nobody"
+        assert one["verdict"] == "failed: LookupError: nobody"
 
 
 @pytest.mark.parametrize(
@@ -143,11 +144,14 @@ def test_jobs_join_their_request_whichever_ends_first() -> None:
 def test_a_job_that_did_not_end_well_is_the_verdict(state: str, says: str | None) -> None:
     inspector = Inspector()
     inspector.ended(TRACE, None)
-    inspector.job_ended(JobTrace("mail", 1, "", 5 * MS, None, 9 * MS, state, None))
-    inspector.job_ended(JobTrace("stray", None, "", 5 * MS, 6 * MS, 9 * MS, state, None))
+    inspector.job_ended(JobTrace("mail", 1, "", 5 * MS, None, 9 * MS, state, None, 1))
+    inspector.job_ended(JobTrace("stray", None, "", 5 * MS, 6 * MS, 9 * MS, state, None, 2))
     (record,) = kept(inspector)
     assert record["verdict"] == (f"work after the response {says} (mail)" if says else TRACE.verdict)
-    assert [each["ran"] for each in kept(inspector, "jobs")] == [None, 3.0]
+    one, other = kept(inspector, "jobs")
+    assert (one["ran"], other["ran"]) == (None, 3.0)
+    said = says or state
+    assert (one["verdict"], other["verdict"]) == (f"{said}, and had not begun", said)
 
 
 def test_what_is_a_problem_already_keeps_its_verdict() -> None:
@@ -252,8 +256,9 @@ def test_memory_is_bounded_whatever_comes() -> None:
     def burst(first: int, count: int) -> None:
         for number in range(first, first + count):
             for job in range(3):
-                inspector.job_ended(JobTrace("mail", number, "", 5 * MS, 7 * MS, 9 * MS, "done", None))
-                inspector.job_ended(JobTrace("stray", -number - job, "", 5 * MS, 7 * MS, 9 * MS, "done", None))
+                mail = JobTrace("mail", number, "", 5 * MS, 7 * MS, 9 * MS, "done", None, 6 * number + job)
+                inspector.job_ended(mail)
+                inspector.job_ended(replace(mail, name="stray", exchange=-number - job, number=mail.number + 3))
             inspector.ended(replace(many, number=number), None)
 
     burst(0, 25)

@@ -129,12 +129,24 @@ def test_what_an_ini_file_says_is_read(tmp_path: Path) -> None:
         ({"unit_of_work": "nowhere:db"}, "there is no module 'nowhere'"),
         ({"observers": "nowhere:a nowhere:b"}, "there is no module 'nowhere'"),
         ({"commit": "head"}, "has nothing to commit"),
+        ({"inspector": "tru"}, "there is no module 'tru'|expected 'module:name', found 'tru'|'tru'"),
     ],
     ids=str,
 )
 def test_a_setting_that_cannot_be_says_why(settings: dict[str, str], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         configured(lambda request: Response(), **settings)
+
+
+@pytest.mark.parametrize(("word", "status"), [("true", 308), ("off", 404)])
+def test_the_inspector_is_on_by_a_word_of_the_settings(word: str, status: int) -> None:
+    app = configured(lambda request: Response("seen"), inspector=word).make_wsgi_app()
+
+    def from_here(environ: dict[str, Any], start_response: Any) -> Any:
+        environ |= {"REMOTE_ADDR": "127.0.0.1", "PATH_INFO": "/__postresponse__"}
+        return app(environ, start_response)
+
+    assert run_wsgi(from_here).code == status
 
 
 def test_another_execution_policy_is_a_conflict() -> None:

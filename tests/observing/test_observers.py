@@ -1,12 +1,14 @@
 """Observers are told of exchanges and jobs, under both protocols, and harm nobody."""
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from postresponse import CommitPolicy, after_response, asgi, current_exchange, doom, launch, wsgi
@@ -54,6 +56,40 @@ class Notes(Observer):
 
     def job_ended(self, trace: JobTrace) -> None:
         self.jobs.append(trace)
+
+
+class Looks(Observer):
+    """Looks, when it is told that a job has ended, whether that is among the jobs, and who waits for all to end."""
+
+    def __init__(self) -> None:
+        self.supervisor: TaskSupervisor
+        self.names: list[str] = []
+        self.is_empty = threading.Event()
+        self.too_early: list[bool] = []
+
+    def job_ended(self, trace: JobTrace) -> None:
+        self.names += [job.name for job in self.supervisor.jobs()]
+        assert self.supervisor._tell_when_empty(self.is_empty.set)
+        self.too_early.append(self.is_empty.is_set())
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_observers_know_how_a_job_ended_before_it_leaves_the_jobs_and_whoever_waits_for_them(backend: str) -> None:
+    looks = Looks()
+    looks.supervisor = supervisor = TaskSupervisor(grace=5, observers=[looks])
+
+    async def main() -> None:
+        supervisor.launch(anyio.lowlevel.checkpoint, name="async")
+        await aidle(supervisor)
+        assert looks.is_empty.wait(0)
+        looks.is_empty.clear()
+        supervisor.launch(len, "", name="sync")
+        await aidle(supervisor)
+
+    anyio.run(main, backend=backend)
+    assert looks.is_empty.wait(5)
+    assert (looks.names, looks.too_early) == (["async", "sync"], [False, False])
+    supervisor.close(2)
 
 
 class Raises(Observer):

@@ -22,6 +22,7 @@ from postresponse.inspector import Finding, Inspector
 from postresponse.messaging import Message, Outbox
 from postresponse.observing import ObservedCommit
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork
+from postresponse.work import Bulkhead
 
 PATH = os.path.abspath("shop.sqlite3")
 metadata = MetaData()
@@ -101,6 +102,23 @@ async def anything(request: Request) -> Response:
     return PlainTextResponse("anything")
 
 
+released = anyio.Event()
+one_mailer = Bulkhead("mailer")
+
+
+async def mail_all(request: Request) -> Response:
+    """Start two pieces of work that wait until they are released, one behind the other; or release them."""
+    global released
+    if request.method == "DELETE":
+        released.set()
+        released = anyio.Event()
+        return Response(status_code=204)
+    current_exchange().scope["postresponse.tenant"] = "acme"
+    for name in ("mail_first", "mail_second"):
+        after_response(released.wait, bulkhead="mailer", name=name)
+    return Response(status_code=202)
+
+
 def findings() -> list[Finding]:
     """One of each kind."""
     return [Finding("it is well"), Finding("it is <b>badly</b> set up", "mend it", problem=True)]
@@ -113,6 +131,7 @@ routes = [
     Route("/invitations", invite, methods=["POST"]),
     Route("/late", late),
     Route("/fail", fail),
+    Route("/mails", mail_all, methods=["POST", "DELETE"]),
     Route("/visits", visit, methods=["POST"]),
     Route("/{rest:path}", anything),
 ]
