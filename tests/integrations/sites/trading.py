@@ -1,17 +1,15 @@
 """What every site of `tests.integrations.scenarios` trades with, in whatever framework."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from postresponse import after_response, current_exchange
 from postresponse.core.lifecycle import Outcome
 from tests.integrations.shop import Order
 
-MODE: Final[Any] = os.environ.get("SHOP_MODE", "head")
 PART: Final = b"x" * 65536
 PARTS: Final = 64
 
@@ -33,8 +31,11 @@ def ordered(item: str) -> Order:
 
 
 def slowly(item: str) -> None:
-    """Take its time: work that a shutdown finds under way."""
+    """Take its time: work that a shutdown finds under way, since it does not end before one is said to begin."""
     note(f"slow.{item}")
+    deadline = time.monotonic() + 10
+    while not Path("stopping").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
     time.sleep(0.4)
     note(f"drained.{item}")
 
