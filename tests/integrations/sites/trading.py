@@ -19,6 +19,13 @@ def note(name: str) -> None:
     Path(name).touch()
 
 
+def wait_for(name: str) -> None:
+    """Wait until the client has left a file of that name; not for ever."""
+    deadline = time.monotonic() + 10
+    while not Path(name).exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
 def ordered(item: str) -> Order:
     """An order, which COMMIT refuses where it is of gold; its end is noted, and so is the work that follows it."""
 
@@ -33,9 +40,7 @@ def ordered(item: str) -> Order:
 def slowly(item: str) -> None:
     """Take its time: work that a shutdown finds under way, since it does not end before one is said to begin."""
     note(f"slow.{item}")
-    deadline = time.monotonic() + 10
-    while not Path("stopping").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_for("stopping")
     time.sleep(0.4)
     note(f"drained.{item}")
 
@@ -44,9 +49,7 @@ def parts(item: str) -> Iterator[bytes]:
     """A body: its first part, and when the client has said so the others."""
     note(f"began.{item}")
     yield PART
-    deadline = time.monotonic() + 10
-    while not Path(f"go.{item}").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_for(f"go.{item}")
     for _ in range(PARTS - 1):
         yield PART
 

@@ -15,6 +15,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from postresponse import after_response, current_exchange
 from tests.integrations.sites.django_shop.telling import note
+from tests.integrations.sites.trading import wait_for
 from tests.unit_of_work.django_project.models import Order
 
 UNKNOWN = 404
@@ -35,7 +36,9 @@ def _asked(request: HttpRequest) -> dict[str, Any]:
 
 def _work(name: str) -> None:
     note(f"{name} began")
-    time.sleep(0.5 if name == "slow" else 0)
+    if name.startswith("slow"):
+        wait_for("stopping")
+        time.sleep(0.4)
     note(f"{name} done")
 
 
