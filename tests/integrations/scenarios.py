@@ -5,7 +5,7 @@ A site is an application that serves, on the database of `tests.integrations.sho
 
     POST /orders/<item>   places an order, which COMMIT refuses where the item begins with "gold"; 201
     GET /stream/<item>    places an order, and answers with `parts`, or `aparts`, as they come
-    POST /slow/<item>     places an order, and leaves work behind that takes its time; 201
+    POST /slow/<item>     places an order, and leaves work behind that lasts until the server ends; 201
 
 A module of tests has one server for each site, which ends with the last test of it:
 
@@ -77,7 +77,6 @@ class Served:
     def visit(self, mode: str) -> "Visit":
         """Visit it in one mode; its server is started anew where a test before has stopped it."""
         if not self.server.alive():
-            (self.server.folder / "stopping").unlink(missing_ok=True)
             self.server.start()
         return Visit(self.site, mode, self.server, self._numbers, len(self.server.log()))
 
@@ -93,7 +92,6 @@ class Served:
             with visit.client() as client:
                 assert visit.request(client, "POST", f"/slow/{item}").status == 201
             visit.noted(f"slow.{item}")
-        visits[0].note("stopping")
         self.server.stop()
         drained = [mode for mode, item in zip(MODES, items, strict=True) if visits[0].has(f"drained.{item}")]
         assert drained == [*MODES], self.server.log()

@@ -174,6 +174,5 @@ def test_a_server_that_ends_lets_the_work_of_each_mode_end(shop: Shop) -> None:
         assert shop.outcome()[1:] == ["committed", 201]
     began, done = ({f"{work} {what}" for work, _ in works} for what in ("began", "done"))
     eventually(lambda: {*shop.notes()[before:]} == began, "all of it began")
-    (shop.folder / "stopping").touch()
     shop.server.stop()
     assert {*shop.notes()[before:]} == began | done, shop.server.log()

@@ -8,6 +8,7 @@ from typing import Final
 
 from postresponse import after_response, current_exchange
 from postresponse.core.lifecycle import Outcome
+from postresponse.work import default_supervisor
 from tests.integrations.shop import Order
 
 PART: Final = b"x" * 65536
@@ -17,13 +18,6 @@ PARTS: Final = 64
 def note(name: str) -> None:
     """Leave a file of that name in the working directory."""
     Path(name).touch()
-
-
-def wait_for(name: str) -> None:
-    """Wait until the client has left a file of that name; not for ever."""
-    deadline = time.monotonic() + 10
-    while not Path(name).exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
 
 
 def ordered(item: str) -> Order:
@@ -37,19 +31,31 @@ def ordered(item: str) -> Order:
     return Order(item=item, customer=404 if item.startswith("gold") else None)
 
 
+def is_drained() -> bool:
+    """Wait until this process is being ended, and waits for its work, and a moment more; False if that never comes."""
+    deadline = time.monotonic() + 10
+    while not default_supervisor()._closed:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    time.sleep(0.1)
+    return True
+
+
 def slowly(item: str) -> None:
-    """Take its time: work that a shutdown finds under way, since it does not end before one is said to begin."""
+    """Work that ends only if a shutdown waits for it."""
     note(f"slow.{item}")
-    wait_for("stopping")
-    time.sleep(0.4)
-    note(f"drained.{item}")
+    if is_drained():
+        note(f"drained.{item}")
 
 
 def parts(item: str) -> Iterator[bytes]:
     """A body: its first part, and when the client has said so the others."""
     note(f"began.{item}")
     yield PART
-    wait_for(f"go.{item}")
+    deadline = time.monotonic() + 10
+    while not Path(f"go.{item}").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
     for _ in range(PARTS - 1):
         yield PART
 
