@@ -245,11 +245,15 @@ def a_client_leaves(visit: Visit) -> None:
     else:
         next(connection.read_body(connection.read_head()))
     connection.reset()
-    visit.note(f"go.{tea}")
     unit = visit.site.left if visit.mode == "buffered" else "committed"
+    # A body that is held, and made to its end all the same, may be taken whole by an ASGI server, for nobody.
+    is_told = visit.mode != "buffered" or unit == "rolled_back" or visit.server.kind.protocol == "wsgi"
+    if is_told:
+        visit.note(f"left.{tea}")
+    visit.note(f"go.{tea}")
     ending, found = visit.outcome(tea)
     assert found == unit, visit.log()
-    assert ending == "aborted" or visit.mode == "buffered"  # a server may take all of it, for nobody
+    assert ending == "aborted" or not is_told
     assert visit.stored(tea) is (unit == "committed")
     with visit.client() as client:
         assert visit.request(client, "POST", f"/orders/{visit.item()}").status == 201, visit.log()

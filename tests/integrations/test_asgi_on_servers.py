@@ -5,8 +5,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.integrations.scenarios import MODES, SCENARIOS, Served, Site, Visit, serving
-from tests.servers.harness import KINDS
+from tests.integrations.scenarios import MODES, SCENARIOS, Served, Site, serving
 
 # Starlette and Litestar cancel a body whose client has left, which the session of FastAPI's dependency has outrun.
 HANDLED: Final[dict[str, Any]] = {"refused": (409, b"refused"), "left": "rolled_back"}
@@ -25,27 +24,10 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield served
 
 
-def a_client_leaves_late(visit: Visit) -> None:
-    """The server may take all of the body before it tells that nobody is there: then that is how it ended."""
-    tea = visit.item()
-    connection = visit.stream(tea)
-    visit.noted(f"began.{tea}")
-    connection.reset()
-    visit.note(f"go.{tea}")
-    ending, unit = visit.outcome(tea)
-    assert (ending, unit) in (("handed_over", "committed"), ("aborted", "committed"), ("aborted", "rolled_back"))
-    assert visit.stored(tea) is (unit == "committed"), visit.log()
-    with visit.client() as client:
-        assert visit.request(client, "POST", f"/orders/{visit.item()}").status == 201, visit.log()
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_real_server(served: Served, scenario: str, mode: str) -> None:
-    if scenario == "a client leaves" and KINDS[served.site.server].tells_late:
-        a_client_leaves_late(served.visit(mode))
-    else:
-        served.ask(scenario, mode)
+    served.ask(scenario, mode)
 
 
 def test_a_shutdown_drains_the_work_of_each_mode(served: Served) -> None:

@@ -61,7 +61,8 @@ def parts(item: str) -> Iterator[bytes]:
 
 
 async def aparts(item: str) -> AsyncIterator[bytes]:
-    """The same, async."""
+    """The same, async; and where the client has said that it left, more of it until the server tells so."""
+    exchange = current_exchange()
     note(f"began.{item}")
     yield PART
     deadline = time.monotonic() + 10
@@ -70,3 +71,7 @@ async def aparts(item: str) -> AsyncIterator[bytes]:
     for _ in range(PARTS - 1):
         yield PART
         await asyncio.sleep(0)
+    lasts = Path(f"left.{item}").exists()  # noqa: ASYNC240 (the same)
+    while lasts and not exchange._left and time.monotonic() < deadline:
+        yield b"x"
+        await asyncio.sleep(0.005)
