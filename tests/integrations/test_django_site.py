@@ -74,14 +74,16 @@ def test_an_order_is_there_when_its_response_is(shop: Shop, sent: str, view: str
 @VIEW
 @EARLY
 def test_a_failed_commit_is_answered_by_the_page_of_the_site(shop: Shop, sent: str, view: str, at: str) -> None:
-    before = shop.orders()
+    before, logged = shop.orders(), len(shop.server.log())
     answer = shop.client.request("POST", f"{view}/orders/ann?fail&at={at}&work=forbidden")
+    connections = shop.client.connections
     assert (answer.status, answer.body) == (500, f"Sorry, {view}/orders/ann".encode())
+    assert "IntegrityError" in shop.server.log()[logged:]
     assert [answer.head.get(name) for name in ("etag", "set-cookie")] == [None, None]
     assert shop.outcome() == [sent, "failed", 500]
     assert shop.client.request("POST", f"{view}/orders/ann?at={at}").status == 201
     assert shop.outcome() == [sent, "committed", 201]
-    assert shop.orders() == before + 1
+    assert (shop.orders(), shop.client.connections) == (before + 1, connections)
     assert "forbidden began" not in shop.notes()
 
 
@@ -91,10 +93,11 @@ def test_behind_the_last_byte_a_failed_commit_is_told_of_and_harms_nobody_else(
 ) -> None:
     before = shop.orders()
     assert shop.client.request("POST", f"{view}/orders/ann?fail&at=after_send").status == 201
+    connections = shop.client.connections
     assert shop.outcome() == [sent, "failed", 201]
     assert shop.client.request("POST", f"{view}/orders/ann?at=after_send").status == 201
     assert shop.outcome() == [sent, "committed", 201]
-    assert shop.orders() == before + 1
+    assert (shop.orders(), shop.client.connections) == (before + 1, connections)
 
 
 @VIEW
