@@ -112,8 +112,8 @@ class Visit:
     began: int
 
     def client(self) -> Client:
-        """A client that keeps its connection."""
-        return Client(self.server.port, timeout=10)
+        """A client that keeps its connection, and waits for a worker that still loads the application."""
+        return Client(self.server.port, timeout=60)
 
     def request(self, client: Client, method: str, target: str) -> Response:
         """Send one request, and read the whole response to it."""
@@ -121,7 +121,7 @@ class Visit:
 
     def stream(self, item: str) -> Connection:
         """Ask for the body of an order, and read nothing."""
-        connection = Connection(self.server.port, timeout=10)
+        connection = Connection(self.server.port, timeout=60)
         connection.send("GET", f"/stream/{item}", self._headers)
         return connection
 
