@@ -95,7 +95,7 @@ def serving(kind: str, installed: str, database: Path, folder: Path) -> Iterator
     server = Server(KINDS[kind], f"{PROJECT}.{KINDS[kind].protocol}:application", folder, {"SHOP_INSTALLED": installed})
     server.start()
     try:
-        with Client(server.port) as client:
+        with Client(server.port, timeout=60) as client:  # a worker of gunicorn's may still load the project
             yield Shop(server, folder, client)
     finally:
         server.stop()

@@ -5,9 +5,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.integrations.scenarios import SCENARIOS, Site, Visit, visiting, visits
-from tests.servers.client import Client, Connection
-from tests.servers.harness import KINDS
+from tests.integrations.scenarios import MODES, SCENARIOS, Served, Site, serving
 
 # Starlette and Litestar cancel a body whose client has left, which the session of FastAPI's dependency has outrun.
 HANDLED: Final[dict[str, Any]] = {"refused": (409, b"refused"), "left": "rolled_back"}
@@ -19,31 +17,18 @@ SITES = (
 )
 
 
-@pytest.fixture(scope="module", params=visits(SITES), ids=str)
-def visit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
-    """One server for each site and mode."""
-    with visiting(request.param, tmp_path_factory.mktemp("site")) as visit:
-        yield visit
+@pytest.fixture(scope="module", params=SITES, ids=str)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server for each site."""
+    with serving(request.param, tmp_path_factory.mktemp("site")) as served:
+        yield served
 
 
-def a_client_leaves_late(visit: Visit) -> None:
-    """The server may take all of the body before it tells that nobody is there: then that is how it ended."""
-    tea = visit.item()
-    connection = Connection(visit.server.port, timeout=10)
-    connection.send("GET", f"/stream/{tea}")
-    visit.noted(f"began.{tea}")
-    connection.reset()
-    visit.note(f"go.{tea}")
-    ending, unit = visit.outcome(tea)
-    assert (ending, unit) in (("handed_over", "committed"), ("aborted", "committed"), ("aborted", "rolled_back"))
-    assert visit.stored(tea) is (unit == "committed"), visit.server.log()
-    with Client(visit.server.port, timeout=10) as client:
-        assert client.request("POST", f"/orders/{visit.item()}").status == 201, visit.server.log()
-
-
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_real_server(visit: Visit, scenario: str) -> None:
-    if scenario == "a client leaves" and KINDS[visit.site.server].tells_late:
-        a_client_leaves_late(visit)
-    else:
-        visit.ask(scenario)
+def test_a_real_server(served: Served, scenario: str, mode: str) -> None:
+    served.ask(scenario, mode)
+
+
+def test_a_shutdown_drains_the_work_of_each_mode(served: Served) -> None:
+    served.drains()

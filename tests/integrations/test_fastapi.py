@@ -315,9 +315,8 @@ def test_an_operation_beside_commits_at_its_head_where_no_handler_sees_it(shop: 
 # -- on a real server -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parser", ["uvicorn-h11", "uvicorn-httptools"])
-def test_on_a_real_server_the_client_is_told_and_goes_on_on_its_connection(parser: str, tmp_path: Path) -> None:
-    running = Server(KINDS[parser], "tests.integrations.sites.starlette_site:app", tmp_path, {})
+def test_on_a_real_server_the_client_is_told_and_goes_on_on_its_connection(tmp_path: Path) -> None:
+    running = Server(KINDS["uvicorn-httptools"], "tests.integrations.sites.starlette_site:app", tmp_path, {})
     running.start()
     try:
         with Client(running.port, timeout=10) as client:

@@ -397,7 +397,7 @@ def test_outermost_the_handlers_answer_as_well() -> None:
     ("options", "said"),
     [
         ({"comit": "head"}, "did you mean 'commit'"),
-        ({"commit": "heads", "unit_of_work": FakeUnits()}, "head"),
+        ({"commit": "heads", "unit_of_work": FakeUnits()}, "did you mean 'head'"),
         ({"session_key": "db session"}, "expected the name of a parameter"),
     ],
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integrations.scenarios import SCENARIOS, Site, Visit, visiting, visits
+from tests.integrations.scenarios import MODES, SCENARIOS, Served, Site, serving
 
 SHOPS = "tests.integrations.sites"
 CONFLICT = (409, b'{"title": "refused"}')
@@ -15,7 +15,6 @@ SITES = (
         f"{SHOPS}.flask_shop:app",
         template="/orders/<item>",
         refused=(409, b"refused"),
-        modes=("head",),  # the others are those of the site behind this one
     ),
     Site(
         "flask-sqlalchemy",
@@ -30,7 +29,6 @@ SITES = (
         f"{SHOPS}.flask_sqlalchemy_shop:lite_app",
         template="/orders/<item>",
         refused=(409, b"refused"),
-        modes=("head",),  # as the site before this one
     ),
     Site(
         "quart",
@@ -46,13 +44,18 @@ SITES = (
 )
 
 
-@pytest.fixture(scope="module", params=visits(SITES), ids=str)
-def visit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
-    """One server for each site and mode."""
-    with visiting(request.param, tmp_path_factory.mktemp("site")) as visit:
-        yield visit
+@pytest.fixture(scope="module", params=SITES, ids=str)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server for each site."""
+    with serving(request.param, tmp_path_factory.mktemp("site")) as served:
+        yield served
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_real_server(visit: Visit, scenario: str) -> None:
-    visit.ask(scenario)
+def test_a_real_server(served: Served, scenario: str, mode: str) -> None:
+    served.ask(scenario, mode)
+
+
+def test_a_shutdown_drains_the_work_of_each_mode(served: Served) -> None:
+    served.drains()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.core.signals import request_started
 from django.db import connections
 from sqlalchemy import Engine, QueuePool, create_engine, event, text
@@ -125,7 +126,7 @@ class TestAsyncSQLAlchemy(OnSQLite):
 class TestDjango(UnitOfWorkContract):
     """A connection of Django's."""
 
-    protocols = ("wsgi",)
+    protocols: tuple[Any, ...] = ("wsgi",)
 
     @pytest.fixture(autouse=True)
     def _database(self, default: Database) -> None:
@@ -155,6 +156,18 @@ class TestDjango(UnitOfWorkContract):
 
     def in_use(self) -> int:
         return self.database.open_transactions()
+
+
+class TestDjangoUnderASGI(TestDjango):
+    """The same on the thread that a request's sync code has."""
+
+    protocols = ("asgi",)
+
+    async def store(self, key: str) -> Any:
+        await sync_to_async(super().store)(key)
+
+    async def store_what_cannot_be_committed(self, key: str) -> Any:
+        await sync_to_async(super().store_what_cannot_be_committed)(key)
 
 
 NUMBERS: dict[str, int] = {}

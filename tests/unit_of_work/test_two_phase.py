@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
-from sqlalchemy.ext.asyncio import async_sessionmaker
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool
 from werkzeug.test import create_environ, run_wsgi_app
@@ -27,6 +27,7 @@ from postresponse.exceptions import (
     UnitOfWorkError,
     WrongApplication,
 )
+from postresponse.testing.contracts import UnitOfWorkContract
 from postresponse.unit_of_work import in_doubt
 from postresponse.unit_of_work.composite import TwoPhase
 from postresponse.unit_of_work.prepared import Name, _PostgreSQL, database_of
@@ -57,6 +58,78 @@ def shop(cluster: Cluster) -> Iterator[Shop]:
 @pytest.fixture(params=DRIVERS)
 def site(request: pytest.FixtureRequest, shop: Shop) -> Site:
     return shop.site(request.param)
+
+
+# -- as any unit of work ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="class")
+def made(cluster: Cluster) -> Shop:
+    """Two databases for the suite, of which each test begins with empty ones."""
+    return Shop(cluster)
+
+
+@postgresql
+class TestTwoPhase(UnitOfWorkContract):
+    """A row in each of two databases."""
+
+    @pytest.fixture(autouse=True)
+    def _databases(self, made: Shop) -> Iterator[None]:
+        self.shop, self.numbers = made, dict[str, int]()
+        self.engines = [create_engine(made.url(member)) for member in made.members]
+        for member in made.members:
+            made.execute(member, "DELETE FROM item")
+        self.members: Any = [SQLAlchemyUnitOfWork(sessionmaker(engine)) for engine in self.engines]
+        self.both = self.together()
+        yield
+        for engine in self.engines:
+            engine.dispose()
+
+    def together(self) -> TwoPhase:
+        return TwoPhase(**dict(zip(self.shop.members, self.members, strict=True)))
+
+    def factory(self) -> Callable[[Any], Any]:
+        return self.both
+
+    def row(self, key: str, statement: str = WRITE) -> Any:
+        return text(statement.format(self.numbers.setdefault(key, len(self.numbers))))
+
+    def store(self, key: str) -> Any:
+        for member in self.members:
+            member.session.execute(self.row(key))
+
+    def store_what_cannot_be_committed(self, key: str) -> Any:
+        for member, statement in zip(self.members, (WRITE, REFUSED), strict=True):
+            member.session.execute(self.row(key, statement))
+
+    def stored(self) -> list[str]:
+        orders, audit = self.shop.stored
+        assert orders == audit
+        assert self.shop.prepared == []
+        return [key for key, number in self.numbers.items() if number in orders]
+
+    def in_use(self) -> int:
+        return sum(engine.pool.checkedout() for engine in self.engines)  # type: ignore[attr-defined]
+
+
+class TestAsyncTwoPhase(TestTwoPhase):
+    """The same by async sessions."""
+
+    protocols = ("asgi",)
+
+    def together(self) -> TwoPhase:
+        # Each request has an event loop of its own here, and a connection belongs to its loop.
+        engines = [create_async_engine(self.shop.url(each, "asyncpg"), poolclass=NullPool) for each in Shop.members]
+        self.members = [AsyncSQLAlchemyUnitOfWork(async_sessionmaker(engine)) for engine in engines]
+        return super().together()
+
+    async def store(self, key: str) -> Any:
+        for member in self.members:
+            await member.session.execute(self.row(key))
+
+    async def store_what_cannot_be_committed(self, key: str) -> Any:
+        for member, statement in zip(self.members, (WRITE, REFUSED), strict=True):
+            await member.session.execute(self.row(key, statement))
 
 
 # -- as they should ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from sqlalchemy.exc import IntegrityError
 from postresponse import after_response
 from postresponse.integrations.falcon import rendered_by, wrapped
 from tests.integrations.shop import Shop
-from tests.integrations.sites.trading import MODE, aparts, ordered, parts, slowly
+from tests.integrations.sites.modes import for_asgi, for_wsgi
+from tests.integrations.sites.trading import aparts, ordered, parts, slowly
 
 shop = Shop(Path("shop.sqlite3"))
 
@@ -73,13 +74,21 @@ async def arefused(req: Any, resp: Any, error: Any, params: Any) -> None:
     refused(req, resp, error, params)
 
 
-def build(api: Any, orders: Any, stream: Any, slow: Any, handler: Any, unit_of_work: Any) -> Any:
+def build(mode: str, api: Any, orders: Any, stream: Any, slow: Any, handler: Any, unit_of_work: Any) -> Any:
     api.add_route("/orders/{item}", orders)
     api.add_route("/stream/{item}", stream)
     api.add_route("/slow/{item}", slow)
     api.add_error_handler(IntegrityError, handler)
-    return wrapped(api, {"COMMIT": MODE}, unit_of_work=unit_of_work, error_response=rendered_by(api))
+    return wrapped(api, {"COMMIT": mode}, unit_of_work=unit_of_work, error_response=rendered_by(api))
 
 
-app = build(falcon.App(), Orders(), Stream(), Slow(), refused, shop.db)
-asgi_app = build(falcon.asgi.App(), AsyncOrders(), AsyncStream(), AsyncSlow(), arefused, shop.adb)
+def create_app(mode: str) -> Any:
+    return build(mode, falcon.App(), Orders(), Stream(), Slow(), refused, shop.db)
+
+
+def create_asgi_app(mode: str) -> Any:
+    return build(mode, falcon.asgi.App(), AsyncOrders(), AsyncStream(), AsyncSlow(), arefused, shop.adb)
+
+
+app = for_wsgi(create_app)
+asgi_app = for_asgi(create_asgi_app)

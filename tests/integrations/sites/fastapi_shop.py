@@ -12,10 +12,10 @@ from postresponse import after_response
 from postresponse.asgi import PostResponseMiddleware
 from postresponse.integrations.fastapi import session_of
 from tests.integrations.shop import Shop
-from tests.integrations.sites.trading import MODE, aparts, ordered, slowly
+from tests.integrations.sites.modes import for_asgi
+from tests.integrations.sites.trading import aparts, ordered, slowly
 
 shop = Shop(Path("shop.sqlite3"))
-api = FastAPI()
 
 
 async def uncommitted() -> AsyncSession:
@@ -23,32 +23,32 @@ async def uncommitted() -> AsyncSession:
     return shop.adb.session
 
 
-dependency: Any = Depends(uncommitted) if MODE == "after_send" else session_of(shop.adb)
-RequestSession = Annotated[AsyncSession, dependency]
+def create_app(mode: Any) -> PostResponseMiddleware:
+    api = FastAPI()
+    dependency: Any = Depends(uncommitted) if mode == "after_send" else session_of(shop.adb)
+    RequestSession = Annotated[AsyncSession, dependency]
+
+    @api.post("/orders/{item}", status_code=201, response_class=PlainTextResponse)
+    async def place(item: str, session: RequestSession) -> PlainTextResponse:
+        session.add(ordered(item))
+        return PlainTextResponse("stored", 201, {"Location": f"/orders/{item}"})
+
+    @api.get("/stream/{item}")
+    async def stream(item: str, session: RequestSession) -> StreamingResponse:
+        session.add(ordered(item))
+        return StreamingResponse(aparts(item))
+
+    @api.post("/slow/{item}")
+    async def slow(item: str, session: RequestSession) -> PlainTextResponse:
+        session.add(ordered(item))
+        after_response(slowly, item)
+        return PlainTextResponse("stored", 201)
+
+    @api.exception_handler(IntegrityError)
+    async def refused(request: Request, error: IntegrityError) -> PlainTextResponse:
+        return PlainTextResponse("refused", 409)
+
+    return PostResponseMiddleware(api, unit_of_work=shop.adb, commit=mode)
 
 
-@api.post("/orders/{item}", status_code=201, response_class=PlainTextResponse)
-async def place(item: str, session: RequestSession) -> PlainTextResponse:
-    session.add(ordered(item))
-    return PlainTextResponse("stored", 201, {"Location": f"/orders/{item}"})
-
-
-@api.get("/stream/{item}")
-async def stream(item: str, session: RequestSession) -> StreamingResponse:
-    session.add(ordered(item))
-    return StreamingResponse(aparts(item))
-
-
-@api.post("/slow/{item}")
-async def slow(item: str, session: RequestSession) -> PlainTextResponse:
-    session.add(ordered(item))
-    after_response(slowly, item)
-    return PlainTextResponse("stored", 201)
-
-
-@api.exception_handler(IntegrityError)
-async def refused(request: Request, error: IntegrityError) -> PlainTextResponse:
-    return PlainTextResponse("refused", 409)
-
-
-app = PostResponseMiddleware(api, unit_of_work=shop.adb, commit=MODE)
+app = for_asgi(create_app)

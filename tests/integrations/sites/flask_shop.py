@@ -9,15 +9,16 @@ from sqlalchemy.exc import IntegrityError
 from postresponse import after_response
 from postresponse.integrations.flask import PostResponse
 from tests.integrations.shop import Shop
-from tests.integrations.sites.trading import MODE, ordered, parts, slowly
+from tests.integrations.sites.modes import for_wsgi
+from tests.integrations.sites.trading import ordered, parts, slowly
 
 shop = Shop(Path("shop.sqlite3"))
 extension = PostResponse(unit_of_work=shop.db)
 
 
-def create_app() -> Flask:
+def create_app(mode: str) -> Flask:
     app = Flask(__name__)
-    app.config["POSTRESPONSE_COMMIT"] = MODE
+    app.config["POSTRESPONSE_COMMIT"] = mode
     extension.init_app(app)
 
     @app.post("/orders/<item>")
@@ -43,4 +44,4 @@ def create_app() -> Flask:
     return app
 
 
-app = create_app()
+app = for_wsgi(create_app)

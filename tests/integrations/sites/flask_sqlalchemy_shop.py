@@ -1,5 +1,6 @@
 """The shop of the scenarios in Flask, with the sessions of Flask-SQLAlchemy and of Flask-SQLAlchemy-Lite."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ from sqlalchemy.exc import IntegrityError
 from postresponse import after_response
 from postresponse.integrations.flask import FlaskSQLAlchemyUnitOfWork, PostResponse
 from tests.integrations.shop import Base, Shop
-from tests.integrations.sites.trading import MODE, ordered, parts, slowly
+from tests.integrations.sites.modes import for_wsgi
+from tests.integrations.sites.trading import ordered, parts, slowly
 
 Shop(Path("shop.sqlite3")).engine.dispose()  # which makes the tables
 URL = f"sqlite:///{Path('shop.sqlite3').resolve()}"
 
 
-def create_app(db: Any) -> Flask:
+def create_app(db: Any, mode: str) -> Flask:
     app = Flask(__name__)
-    app.config.from_mapping(SQLALCHEMY_DATABASE_URI=URL, SQLALCHEMY_ENGINES={"default": URL}, POSTRESPONSE_COMMIT=MODE)
+    app.config.from_mapping(SQLALCHEMY_DATABASE_URI=URL, SQLALCHEMY_ENGINES={"default": URL}, POSTRESPONSE_COMMIT=mode)
     PostResponse(unit_of_work=FlaskSQLAlchemyUnitOfWork(db)).init_app(app)
     db.init_app(app)
     with app.app_context():
@@ -49,5 +51,5 @@ def create_app(db: Any) -> Flask:
     return app
 
 
-app = create_app(flask_sqlalchemy.SQLAlchemy(model_class=Base))
-lite_app = create_app(flask_sqlalchemy_lite.SQLAlchemy())
+app = for_wsgi(partial(create_app, flask_sqlalchemy.SQLAlchemy(model_class=Base)))
+lite_app = for_wsgi(partial(create_app, flask_sqlalchemy_lite.SQLAlchemy()))

@@ -15,11 +15,10 @@ from postresponse import after_response
 from postresponse.integrations.litestar import PostResponsePlugin
 from postresponse.unit_of_work.sqlalchemy import AsyncSQLAlchemyUnitOfWork
 from tests.integrations.shop import Shop
-from tests.integrations.sites.trading import MODE, aparts, ordered, slowly
+from tests.integrations.sites.modes import for_asgi
+from tests.integrations.sites.trading import aparts, ordered, slowly
 
 shop = Shop(Path("shop.sqlite3"))
-alchemy = SQLAlchemyAsyncConfig(engine_instance=shop.async_engine)
-db = AsyncSQLAlchemyUnitOfWork(alchemy.create_session_maker())
 
 
 @post("/orders/{item:str}")
@@ -45,8 +44,14 @@ def refused(request: Request[Any, Any, Any], error: IntegrityError) -> Response[
     return Response("refused", status_code=409, media_type="text/plain")
 
 
-app = Litestar(
-    [place, stream, slow],
-    plugins=[PostResponsePlugin(unit_of_work=db, commit=MODE), SQLAlchemyPlugin(alchemy)],
-    exception_handlers={IntegrityError: refused},
-)
+def create_app(mode: Any) -> Litestar:
+    alchemy = SQLAlchemyAsyncConfig(engine_instance=shop.async_engine)
+    db = AsyncSQLAlchemyUnitOfWork(alchemy.create_session_maker())
+    return Litestar(
+        [place, stream, slow],
+        plugins=[PostResponsePlugin(unit_of_work=db, commit=mode), SQLAlchemyPlugin(alchemy)],
+        exception_handlers={IntegrityError: refused},
+    )
+
+
+app = for_asgi(create_app)

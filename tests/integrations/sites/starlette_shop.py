@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 from starlette.applications import Starlette
@@ -14,7 +15,8 @@ from postresponse import after_response
 from postresponse.asgi import PostResponseMiddleware
 from postresponse.integrations.starlette import rendered_by
 from tests.integrations.shop import Shop
-from tests.integrations.sites.trading import MODE, aparts, ordered, slowly
+from tests.integrations.sites.modes import for_asgi
+from tests.integrations.sites.trading import aparts, ordered, slowly
 
 shop = Shop(Path("shop.sqlite3"))
 
@@ -54,5 +56,12 @@ routes = [
     Route("/stream/{item}", stream),
     Route("/slow/{item}", slow, methods=["POST"]),
 ]
-app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={IntegrityError: refused})
-app.add_middleware(PostResponseMiddleware, unit_of_work=shop.adb, commit=MODE, error_response=rendered_by(app))
+
+
+def create_app(mode: Any) -> Starlette:
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={IntegrityError: refused})
+    app.add_middleware(PostResponseMiddleware, unit_of_work=shop.adb, commit=mode, error_response=rendered_by(app))
+    return app
+
+
+app = for_asgi(create_app)

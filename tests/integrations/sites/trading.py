@@ -1,17 +1,16 @@
 """What every site of `tests.integrations.scenarios` trades with, in whatever framework."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from postresponse import after_response, current_exchange
 from postresponse.core.lifecycle import Outcome
+from postresponse.work import default_supervisor
 from tests.integrations.shop import Order
 
-MODE: Final[Any] = os.environ.get("SHOP_MODE", "head")
 PART: Final = b"x" * 65536
 PARTS: Final = 64
 
@@ -32,11 +31,22 @@ def ordered(item: str) -> Order:
     return Order(item=item, customer=404 if item.startswith("gold") else None)
 
 
+def is_drained() -> bool:
+    """Wait until this process is being ended, and waits for its work, and a moment more; False if that never comes."""
+    deadline = time.monotonic() + 10
+    while not default_supervisor()._closed:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    time.sleep(0.1)
+    return True
+
+
 def slowly(item: str) -> None:
-    """Take its time: work that a shutdown finds under way."""
+    """Work that ends only if a shutdown waits for it."""
     note(f"slow.{item}")
-    time.sleep(0.4)
-    note(f"drained.{item}")
+    if is_drained():
+        note(f"drained.{item}")
 
 
 def parts(item: str) -> Iterator[bytes]:
@@ -51,7 +61,8 @@ def parts(item: str) -> Iterator[bytes]:
 
 
 async def aparts(item: str) -> AsyncIterator[bytes]:
-    """The same, async."""
+    """The same, async; and where the client has said that it left, more of it until the server tells so."""
+    exchange = current_exchange()
     note(f"began.{item}")
     yield PART
     deadline = time.monotonic() + 10
@@ -60,3 +71,7 @@ async def aparts(item: str) -> AsyncIterator[bytes]:
     for _ in range(PARTS - 1):
         yield PART
         await asyncio.sleep(0)
+    lasts = Path(f"left.{item}").exists()  # noqa: ASYNC240 (the same)
+    while lasts and not exchange._left and time.monotonic() < deadline:
+        yield b"x"
+        await asyncio.sleep(0.005)
