@@ -3,6 +3,7 @@
 import faulthandler
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
@@ -15,6 +16,10 @@ from tests.sharing import PROCESSES, Sharing, begins_early
 
 Length = Literal["off", "short", "full"]
 LENGTHS: Final = get_args(Length)
+
+# These tests start some hundred programs: each would compile all that it imports where nobody may write it down.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 PROGRAMS: Final = (
