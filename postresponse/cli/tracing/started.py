@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ __all__ = ["SERVERS", "Started", "chosen", "started"]
 SERVERS: Final = {**KINDS, WERKZEUG.name: WERKZEUG}
 """Those that can be started."""
 
-DEFAULTS: Final = {
+DEFAULTS: Final[Mapping[str, tuple[str, ...]]] = {
     "asgi": ("uvicorn", "hypercorn", "daphne", "granian", "gunicorn"),
     "wsgi": ("waitress", "cheroot", "werkzeug"),  # the last comes with this package
 }
