@@ -22,28 +22,38 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 
-PROGRAMS: Final = (
-    "tests/servers/",
-    "tests/faults/",
-    "tests/upstream/",
+LEFT_OUT_IN_BRIEF: Final = (
+    # real servers, and other programs
     "tests/benchmarks/",
     "tests/hooks/",
-    "tests/mutation/",
-    "tests/typing/",
     "tests/inspector/test_page",
     "tests/integrations/test_asgi_on_servers.py",
     "tests/integrations/test_django_site.py",
     "tests/integrations/test_on_servers.py",
     "tests/messaging/proofs/",
     "tests/messaging/test_orders_service.py",
+    "tests/mutation/",
     "tests/observing/test_late_servers.py",
+    "tests/servers/",
     "tests/test_examples.py",
-    "tests/testing/test_conformance.py",
+    "tests/typing/",
     "tests/unit_of_work/test_failover.py",
     "tests/unit_of_work/test_lone_mariadb.py",
     "tests/unit_of_work/test_recovery.py",
+    "tests/upstream/",
+    # walks through all that may happen, and thousands of requests
+    "tests/core/test_at_once.py",
+    "tests/core/test_lifecycle.py",
+    "tests/faults/",
+    "tests/telemetry/test_many_requests.py",
+    "tests/tenancy/test_two_thousand.py",
+    "tests/test_generated_programs.py",
+    "tests/test_unheard.py",
+    # what is read, and not run
+    "tests/test_docstrings.py",
+    "tests/test_layering.py",
 )
-"""What runs servers and other programs, mostly: what they reach, other tests reach in the process that is measured."""
+"""What a run leaves out that is measured, or one of several versions: other tests reach the same in less time."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class Scale:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --long and --no-programs."""
+    """Add --long and --brief."""
     parser.addoption(
         "--long",
         choices=LENGTHS,
@@ -66,10 +76,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="long proofs: leave them out, run them with small numbers, or with the numbers that the README claims",
     )
     parser.addoption(
-        "--no-programs",
+        "--brief",
         action="store_true",
-        help="leave out what runs servers and other programs, and the walk through every order of events: for a run "
-        "that is measured, or one of several versions",
+        help="leave out what starts servers and other programs, and the long walks: for a run that is measured, or one "
+        "of several versions",
     )
 
 
@@ -85,10 +95,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what was not asked for; in one of several processes, begin with what takes long."""
-    if config.getoption("--no-programs"):
-        programs = {item for item in items if item.nodeid.startswith(PROGRAMS) or "every_order" in item.nodeid}
-        config.hook.pytest_deselected(items=list(programs))
-        items[:] = [item for item in items if item not in programs]
+    if config.getoption("--brief"):
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid.startswith(LEFT_OUT_IN_BRIEF)])
+        items[:] = [item for item in items if not item.nodeid.startswith(LEFT_OUT_IN_BRIEF)]
     if hasattr(config, "workerinput"):  # one of several processes
         items.sort(key=lambda item: not begins_early(item.nodeid))
     length = LENGTHS.index(config.getoption("--long"))

@@ -38,8 +38,8 @@ named = {"POSTRESPONSE_RELAY": "loaded_shop:relay"}
 flask_app, flask_sends = made(Flask, flask), made(Flask, flask, **named)
 quart_app, quart_sends = made(Quart, quart), made(Quart, quart, **named)
 plugin = litestar.PostResponsePlugin
-litestar_app = Litestar(plugins=[plugin(cleanup_timeout=2.5)])
-litestar_sends = Litestar(plugins=[plugin(relay=relay)])
+litestar_app = Litestar(plugins=[plugin(cleanup_timeout=2.5)], logging_config=None)
+litestar_sends = Litestar(plugins=[plugin(relay=relay)], logging_config=None)
 """
 FRAMEWORKS = ["flask", "quart", "litestar"]
 Ran = tuple[int, str]

@@ -1,6 +1,6 @@
 """Where the inspector is on without being asked for, and what is said where it was and has nothing to show."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,10 +13,18 @@ from starlette.testclient import TestClient
 from postresponse import asgi, wsgi
 from postresponse.cli.described import options_of
 from postresponse.inspector import Inspector
+from postresponse.work.process import open_again
 from tests.inspector.asking import PAGE, ask
 
 KIND = pytest.mark.parametrize("kind", [Starlette, FastAPI])
 Make = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _open_again() -> Iterator[None]:
+    """The lifespan of an application ends the supervisor of this process, which other tests have too."""
+    yield
+    open_again()
 
 
 def around(kind: Any, *, debug: bool, **options: Any) -> Any:
