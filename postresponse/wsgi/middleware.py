@@ -114,8 +114,9 @@ class PostResponseMiddleware:
         exchange = WSGIExchange(settings, given, monotonic_ns(), None, start_response)
         while True:
             given[KEY] = exchange
-            outer = current.get()
-            if outer is not None:
+            outer: Any = current.get()
+            if outer is not None and (outer._scope is None or getattr(outer, "_inner", None) is None):
+                # Not one whose call has returned: this request is not inside of it, and nobody may ever close it.
                 exchange._outer = outer
             current.set(exchange)
             if settings.observers:

@@ -17,7 +17,7 @@ BRIEF = {
     ("asyncio", "AsyncOrders"): (("small", "refused"), ("handled",)),
     ("trio", "AsyncFakes"): (("small", "streamed", "refused"), ("small",)),
 }
-"""Elsewhere the shapes, without and with retry, of a run that is to be quick; one where nothing is said."""
+"""Elsewhere the shapes of the short form, without and with retry; the smallest where nothing is said."""
 
 
 def in_time(cases: list[Case], scale: Scale) -> list[Case]:
@@ -25,7 +25,7 @@ def in_time(cases: list[Case], scale: Scale) -> list[Case]:
     where, retry = (cases[0].side, cases[0].world), cases[0].retry
     if where in CHEAP or scale.length == "full" or (scale.length == "short" and cases[0].mode == "head"):
         return cases
-    shapes = BRIEF.get(where, (("small",), ("small",)))[retry]
+    shapes = BRIEF[where][retry] if where in BRIEF and scale.length == "short" else ("small",)
     return [case for case in cases if case.shape.name in shapes]
 
 

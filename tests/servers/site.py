@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 import pytest
@@ -35,12 +35,18 @@ class Spec:
         return self.kind.name if self.database == "sqlite" else f"{self.kind}-{self.database}"
 
 
+USUAL: Final = ("uvicorn-httptools", "hypercorn", "gunicorn-sync", "gunicorn-gthread", "waitress")
+"""Where a test of all servers is run in every case; on the others by the long runs."""
+
+
 def sites(*names: str, protocol: str = "", database: str = "sqlite", but: Sequence[str] = ()) -> pytest.MarkDecorator:
     """Parametrize a test over servers: those named, or all; of one protocol; but for some."""
     chosen = [KINDS[name] for name in names or KINDS if name not in but]
     service = [pytest.mark.service(database)] if database != "sqlite" else []
     specs = [Spec(kind, database) for kind in chosen if protocol in {"", kind.protocol}]
-    params = [pytest.param(spec, id=spec.name, marks=service) for spec in specs]
+    often = names or USUAL
+    marks = [service if spec.kind.name in often else [*service, pytest.mark.long] for spec in specs]
+    params = [pytest.param(spec, id=spec.name, marks=of) for spec, of in zip(specs, marks, strict=True)]
     return pytest.mark.parametrize("site", params, indirect=True)
 
 
