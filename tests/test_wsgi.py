@@ -1008,7 +1008,7 @@ def test_what_was_current_and_has_ended_on_another_thread_is_not_given_back() ->
 
 
 def test_a_response_that_nobody_closes_is_not_current_behind_the_next_request() -> None:
-    left = Site(answer(Body(b"one"))).app(StrictWSGIServer().environ, StrictWSGIServer().start_response)
+    left: Any = Site(answer(Body(b"one"))).app(StrictWSGIServer().environ, StrictWSGIServer().start_response)
     for _ in range(2):
         Site(answer([b"two"])).get()
         with pytest.raises(NoExchange):
