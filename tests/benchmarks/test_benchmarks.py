@@ -56,11 +56,16 @@ SERVED: Final[Mapping[str, Sequence[int | None]]] = {
 
 
 @pytest.fixture(scope="module")
-def told(scale: Scale, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """What the command prints and what it writes; in the short form, of what grows the first two sizes only."""
+def most(scale: Scale) -> int:
+    """How many cases of a suite are run: in the short form the first two, of what grows the smallest sizes."""
+    return scale.of(off=1, short=2, full=100)
+
+
+@pytest.fixture(scope="module")
+def told(most: int, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """What the command prints and what it writes."""
     path = tmp_path_factory.mktemp("benchmarks") / "result.json"
-    cases = str(scale.of(off=1, short=2, full=100))
-    command = [sys.executable, "-m", "tests.benchmarks", "--quick", "--cases", cases, "--json", str(path)]
+    command = [sys.executable, "-m", "tests.benchmarks", "--quick", "--cases", str(most), "--json", str(path)]
     ran = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout, json.loads(path.read_text())
@@ -70,14 +75,14 @@ def told(scale: Scale, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, d
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
 def test_the_command_measures_every_contender_and_tells_all(
-    suite: Suite, told: tuple[str, dict[str, Any]], scale: Scale
+    suite: Suite, told: tuple[str, dict[str, Any]], most: int
 ) -> None:
     printed, result = told
-    cases = suite.cases()[: scale.of(off=1, short=2, full=100)]
+    cases = suite.cases()[:most]
     of_suite = [case for case in result["cases"] if case["suite"] == suite.name]
     assert [case["case"] for case in of_suite] == [case.name for case in cases]
     assert all(name in printed for name in result["missing"])
-    for case, one_told, size in zip(cases, of_suite, SERVED[suite.name], strict=False):
+    for case, one_told, size in zip(cases, of_suite, SERVED[suite.name][:most], strict=True):
         there = [one.name for one in case.contenders if not {*one.needs} & {*result["missing"]}]
         if not there:
             continue
